@@ -259,7 +259,7 @@ async def test_whoever_waits_hears_of_what_stood_there_already(server: NatsServe
         documents = [Document(Artifact("acme", name, "1"), {"instances": 1}, "") for name in ("a", "b")]
         found: Decided = await decided(connection, Wish(documents))
         with bounded(30):
-            ends = await wait_for(connection, found, await write(connection, found.changes), timeout=5.0, json=True)
+            ends = await wait_for(connection, found, await write(connection, found.changes), timeout=10.0, json=True)
     assert {artifact.name: str(ended.end) for artifact, ended in ends.items()} == {"a": "complete", "b": "timed out"}
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -346,14 +347,19 @@ async def test_on_a_terminal_a_long_push_shows_how_far_it_is(
     ours, theirs = pty.openpty()
     env = {**environment(), "NATS_URL": server.url, "TERM": "xterm", "COLUMNS": "100"}
     code = SLOW.format(patience=patience, path=str(path))
-    ran = await anyio.run_process([sys.executable, "-c", code], stderr=theirs, env=env)
-    os.close(theirs)
     told = b""
-    try:
-        while piece := os.read(ours, 65536):
-            told += piece
-    except OSError:
-        pass  # the other end is closed
+
+    def read() -> None:
+        """A terminal that nobody reads is full after a while, and whoever writes to it waits."""
+        nonlocal told
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 65536):
+                told += piece
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, read)
+        ran = await anyio.run_process([sys.executable, "-c", code], stderr=theirs, env=env)
+        os.close(theirs)
     os.close(ours)
     assert (b"pushing g:n:1" in told) is shown
     assert b"pushed" in ran.stdout

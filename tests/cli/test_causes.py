@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 SLEEP = "import time\ntime.sleep(600)\n"
 BIND = "import os, socket\nsocket.create_server(('127.0.0.1', int(os.environ['CDM_PORT'])))\n" + SLEEP
 LOOP = "import time\nprint('READY=1', flush=True)\ntime.sleep(0.3)\nraise RuntimeError('no database')\n"
-LINE = 'readiness = { check = { kind = "line" } }\nrestart = { backoff = 0.1, attempts = 9 }\n'
+LINE = 'readiness = { check = { kind = "line" } }\nrestart = { backoff = 0.1, attempts = 99 }\n'
 HUNGRY = "import os\ntry:\n    hoard = bytearray(2**30)\nexcept MemoryError:\n    os._exit(1)\n" + SLEEP
 NEVER_UP = 'readiness = {{ check = {{ kind = "line" }} }}\n'
 """What ends at once counts as up for a moment, where nothing says when it is."""
@@ -103,11 +103,11 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
             # Within the time that its node has for what it wrote.
             async def told_whole() -> str:
                 text = await it.cdm("explain", "n1/acme:loop:1")
-                return text if "its last output:\n" in text else ""
+                return text if "its last output:\n" in text and re.search(r"  load ", text) else ""
 
             async def found_whole() -> dict[str, Any]:
                 answer = await it.json("explain", "n1/acme:loop:1")
-                return answer if answer["output"] else {}
+                return answer if answer["output"] and answer["history"] else {}
 
             explained = await eventually(told_whole, what="its node answers in time")
             time = r"^    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
@@ -118,4 +118,8 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
             found = await eventually(found_whole, what="its node answers in time")
             assert [each["kind"] for each in found["history"]][:2] == ["blueprint", "load"]
             assert any("no database" in each["text"] for each in found["output"])
-            assert " failed " in await it.cdm("explain", "acme:entry:1")
+
+            async def tells_of_failures() -> bool:
+                return " failed " in await it.cdm("explain", "acme:entry:1")
+
+            await eventually(tells_of_failures, what="the history is read in time")

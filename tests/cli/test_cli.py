@@ -320,7 +320,7 @@ async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp
 async def test_a_node_whose_log_has_no_reader_any_more_lives_on(server: NatsServer, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text("import time; time.sleep(600)", encoding="utf-8")
-    options = ("--server", server.url, "--runtime", "process", "--folder", str(tmp_path / "n1"), "--node-ttl", "6")
+    options = ("--server", server.url, "--runtime", "process", "--folder", str(tmp_path / "n1"), "--node-ttl", "10")
     command = [sys.executable, "-m", "cdm", "node", "--id", "n1", "--log-level", "debug", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as node:  # noqa: ASYNC220
         try:
@@ -336,7 +336,7 @@ async def test_a_node_whose_log_has_no_reader_any_more_lives_on(server: NatsServ
                 await user.put("blueprints", "g/n/1", 1)
                 await eventually(lambda: _all_active(user), 20)
                 before = (await user.contents("slices"))["n1.g/n/1"]
-                await anyio.sleep(6.5)  # past the TTL of its registration
+                await anyio.sleep(10.5)  # past the TTL of its registration
                 assert "n1" in await user.registrations()
                 assert (await user.contents("slices"))["n1.g/n/1"] == before
             node.terminate()

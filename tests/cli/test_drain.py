@@ -57,7 +57,7 @@ async def test_a_machine_is_taken_out_and_back(server: NatsServer) -> None:
         await it.cdm("cordon", "n2")
         await it.heard()
         # Long enough that its replacement is told: a line of a node follows the one before a second later at most.
-        await it.user.put("blueprints", "acme/web/1", {**ONE, "min_healthy": 6})
+        await it.user.put("blueprints", "acme/web/1", {**ONE, "min_healthy": 10})
         await settled(it, {"n1": 1})
         await it.settles("1")  # it is healthy: nobody waits for the replacement of what is not
         assert "n2: takes slices again" in await it.cdm("uncordon", "n2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -86,8 +87,13 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert (await it.json("deploy", "acme:web:2", str(good)))["result"] == "complete"
             back = (await it.cdm("rollback", "acme:web", code=3)).splitlines()
             assert "acme:web:2: failed: going back to 1: " in back[-2]
-            told = (await it.json("rollout", "status", "acme:web"))["rollout"]
-            assert told["stuck"]
+
+            async def stuck() -> dict[str, Any]:
+                """It is tried again every few seconds, and counts as stuck in between."""
+                found: dict[str, Any] = (await it.json("rollout", "status", "acme:web"))["rollout"]
+                return found if found.get("stuck") else {}
+
+            told = await eventually(stuck, what="it is stuck")
             assert "1 old instance failed or restarted" in told["why"]
             assert [key for key in await user.slices() if "acme/web/2" in key], "what serves stays"
 

@@ -63,11 +63,14 @@ def _repeats(before: SliceState | None, state: SliceState | None) -> bool:
 
 
 def histories(records: Iterable[Record]) -> dict[str, list[SliceState | None]]:
-    """What each slice key held, one after the other; None: nothing."""
+    """What each slice key held, one after the other; None: nothing. What a node may tell again is there once."""
     found: dict[str, list[SliceState | None]] = defaultdict(list)
     for record in records:
-        if not record.key.startswith("_"):
-            found[record.key].append(None if record.gone else SliceState(record.value["state"]))
+        if record.key.startswith("_"):
+            continue
+        state = None if record.gone else SliceState(record.value["state"])
+        if state not in _TOLD_AGAIN or found[record.key][-1:] != [state]:
+            found[record.key].append(state)
     return found
 
 

@@ -31,6 +31,9 @@ def note(pid=None):
 def noted(count):
     while len(Path(os.environ["PIDS"]).read_text().splitlines()) < count:
         time.sleep(0.01)
+def until_up():
+    while not Path(os.environ["PIDS"] + ".up").exists():
+        time.sleep(0.01)
 def fork(run, *, leave=False, scrub=False):
     pid = os.fork()
     if pid:
@@ -82,6 +85,8 @@ class Stage:
         """What the agent was told of restarts: which slice, why and how long it may take; which slice and its port."""
         self.pids_file = folder / "pids"
         self.pids_file.touch()
+        self.told_up = folder / "pids.up"
+        """What a program that calls ``until_up`` waits for: one that ends sooner was never up."""
         self.runtime = self.another(cgroups=cgroups)
 
     def another(self, *, cgroups: bool = True) -> ProcessRuntime:
@@ -115,6 +120,7 @@ class Stage:
         """Load a Python script, and start it."""
         key = await self.load(program, manifest, key)
         await self.runtime.activate(key)
+        self.told_up.touch()
         return key
 
     @property

@@ -95,7 +95,14 @@ async def test_what_is_started_again_says_so_until_it_serves(server: NatsServer,
         port = (await hand.up(key))["port"]
         for restarts in (1, 2):
             os.kill(ground.living[shown(key)][0], signal.SIGKILL)
-            said = await hand.reaches(key, "ACTIVATING")
+
+            async def again(restarts: int = restarts) -> bool:
+                value = (await ground.user.contents("slices"))[key].value
+                return (value["state"], value.get("restarts")) == ("ACTIVE", restarts)
+
+            await eventually(again, 20)
+            values = [record.value for record in await ground.user.recorded() if record.key == key]
+            said = [value for value in values if value["state"] == "ACTIVATING"][-1]
             assert "killed by SIGKILL" in said["reason"]
             assert (said["restarts"], said["stable"]) == (restarts, 600)
             assert said["deadline"] > manifest.readiness.timeout

@@ -45,10 +45,15 @@ async def test_three_nodes_all_manage_at_once(server: NatsServer) -> None:
         await nodes.start("n1", "n2", "n3")
         await eventually(lambda: _managers(nodes) == {"n1", "n2", "n3"}, what="there is a slot for each")
         await nodes.leader()
-        said = {key: record.value for key, record in (await user.registrations()).items()}
-        assert {name: (each.get("role", "all"), each["auto"]) for name, each in said.items()} == dict.fromkeys(
-            ("n1", "n2", "n3"), ("all", True)
-        )
+
+        async def said() -> dict[str, tuple[str, bool]]:
+            found = {key: record.value for key, record in (await user.registrations()).items()}
+            return {name: (each.get("role", "all"), each["auto"]) for name, each in found.items()}
+
+        async def all_say_so() -> bool:
+            return await said() == dict.fromkeys(("n1", "n2", "n3"), ("all", True))
+
+        await eventually(all_say_so)
         assert set((await _seats(user)).values()) == {"n1", "n2", "n3"}
 
 
@@ -170,7 +175,7 @@ async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is
             return len(await managers()) == 2
 
         await eventually(two_manage)
-        frozen = (await user.lease())["node"]
+        frozen = (await eventually(user.lease))["node"]
         (agent,) = set(names) - await managers()
         (other,) = set(names) - {frozen, agent}
         running.all[frozen].send(signal.SIGSTOP)

@@ -152,7 +152,8 @@ async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Pat
         assert len(found) == 10
         assert len({fetched.digest for fetched in found}) == 1
         await user.client.flush()
-        assert len(asked) == -(-5_000_000 // (128 * 1024)) + 1, "and the manifest"
+        once = -(-5_000_000 // (128 * 1024)) + 1  # and the manifest
+        assert once <= len(asked) < 2 * once, "what a server that stands still does not answer is asked once more"
 
 
 async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ async def test_a_node_waits_no_longer_than_it_was_told_and_not_at_all_after_a_se
                 registration = (await user.registrations()).get("n1")
                 return registration is not None and registration.value.get("leaving") is True
 
-            await eventually(leaving, what="it says that it leaves")
             if deadline == "10m":
+                await eventually(leaving, what="it says that it leaves")
                 shown = await command_line("nodes", env={"NATS_URL": server.url})
                 assert b"leaving" in shown.stdout, shown.stderr
                 assert b"n1  it is about to stop; 1 slice left" in shown.stdout
@@ -94,6 +94,8 @@ async def test_a_node_waits_no_longer_than_it_was_told_and_not_at_all_after_a_se
             assert await only.ends(30) == 0
             assert deadline == "10m" or time.monotonic() - before > 6
             assert ("were not replaced elsewhere in time" in only.log) == (deadline == "6s")
+            for key in await user.slices():  # or the next process might be told to stop before it knows of them
+                await user.delete("slices", key)
 
 
 async def test_a_manager_has_nothing_to_drain(server: NatsServer) -> None:

@@ -209,7 +209,7 @@ class TestKeeper:
 
     async def test_one_that_stood_still_hears_first_what_it_missed(self, stage: Stage) -> None:
         """Heartbeats were accepted all the time: what must not run without them runs on."""
-        keeper, keeping, stop_after = stage.runtime.keeper, stage.runtime.supervisor, 4.0
+        keeper, keeping, stop_after = stage.runtime.keeper, stage.runtime.supervisor, 8.0
         assert keeper is not None
         assert isinstance(keeping, Supervisor)
 
@@ -415,7 +415,7 @@ def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Pa
         node.send(encode(Heard(clock.now())))
         for number in range(20):
             program = ("sh", "-c", f"echo $$ >> {pids}; exec sleep 600")
-            lapse = Lapse(4.0, signal.SIGTERM, 0.0)  # a busy machine takes a while to start all of them
+            lapse = Lapse(8.0, signal.SIGTERM, 0.0)  # a busy machine takes a while to start all of them
             node.send(encode(Spawn(str(number), "/bin/sh", program, dict(os.environ), "/", str(tmp_path), lapse=lapse)))
 
         def all_started() -> bool:

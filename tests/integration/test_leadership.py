@@ -56,7 +56,7 @@ async def finish(user: Raw, nodes: Nodes) -> None:
 async def test_there_is_one_leader(server: NatsServer) -> None:
     async with raw(server) as user:
         await user.record()
-        lease = 6.0  # on a busy machine none is to be renewed too late
+        lease = 10.0  # on a busy machine none is to be renewed too late
         async with nodes_on(server, lease_ttl=lease) as nodes:
             await nodes.start("n1", "n2", "n3", "n4", "n5")
             leader = await nodes.leader()
@@ -182,13 +182,12 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
     async with raw(server) as user:
         await user.record()
         async with nodes_on(server, lease_ttl=5.0) as nodes:
-            await nodes.start("n1")
-            first = await nodes.leader()
-            await nodes.start("n2", "n3")
+            await nodes.start("n1", "n2", "n3")
 
             async def no_renewal(*_: Any) -> None:
                 await anyio.sleep_forever()
 
+            first = await nodes.leader()
             first.managing.leadership._renew = no_renewal  # type: ignore[assignment,method-assign]
             term = first.active
             assert term, "it leads still"
@@ -208,8 +207,20 @@ async def test_nobody_looks_for_what_is_renewed(server: NatsServer) -> None:
         await serves(user)
         await anyio.sleep(1)
         asked = [await user.overhear(f"$JS.API.{call}.>") for call in ("STREAM.INFO", "STREAM.MSG", "DIRECT")]
-        await anyio.sleep(16)  # longer than the TTLs, after which each would be looked for
-        assert [message.subject for each in asked for message in each] == []
+
+        def consumers() -> int:
+            return sum(w.listings + w.resumes for r in nodes.all.values() for w in r.node.watches.values())
+
+        async def nothing_is_asked() -> bool:
+            for each in asked:
+                each.clear()
+            before = consumers()
+            await anyio.sleep(16)  # longer than the TTLs, after which each would be looked for
+            subjects = [message.subject for each in asked for message in each]
+            assert subjects == [] or consumers() > before, "whoever makes a consumer anew does ask"
+            return not subjects
+
+        await eventually(nothing_is_asked, 60)
         await nodes.all["n3"].crash()
         await eventually(lambda: any(message.subject.endswith("KV_nodes") for message in asked[0]), 10, "it is due")
 
@@ -265,7 +276,7 @@ async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer)
             commit = {"Nats-Batch-Id": "coup", "Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}
             await user.put("slices", "_term", usurper, commit | {EXPECT: str(fence.sequence)})
             await user.put("blueprints", KEY, 1)
-            await eventually(lambda: not first.active, 10, "fenced, it is Dormant before its TTL is over")
+            await eventually(lambda: first.active != term, 10, "fenced, it is Dormant before its TTL is over")
             leadership._renew = renew  # type: ignore[method-assign]
             await eventually(lambda: any(node.active > term + 1 for node in nodes.active()), 10)
             await eventually(lambda: _has_loads(user, KEY, 1))
@@ -336,9 +347,12 @@ async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absur
         assert (found.leader, found.term) == (second.settings.node, term)
         assert found.healthy
         assert not found.notes
-        strays = [record.value for name, record in (await user.contents("slices")).items() if "stray" in name]
-        assert [value["state"] for value in strays] == ["UNLOAD"] * 2
-        assert all(value["term"] <= term for value in strays)
+
+        async def unloaded() -> bool:
+            strays = [record.value for name, record in (await user.contents("slices")).items() if "stray" in name]
+            return [(value["state"], value["term"] <= term) for value in strays] == [("UNLOAD", True)] * 2
+
+        await eventually(unloaded)
         await serves(user)
         nodes.unharmed()
 
@@ -460,7 +474,7 @@ async def test_a_server_that_is_killed_and_restarted(server: NatsServer) -> None
             await anyio.sleep(4.5)  # all leases and registrations expire meanwhile
             await server.start()
             leader = await nodes.leader(within=10)
-            assert leader.active == term + 1
+            assert leader.active > term
             await eventually(lambda: _registered(user, "n1", "n2", "n3"))
             assert await user.slices() == before, "nobody was evicted"
             await serves(user, "g/after/1", 6)
@@ -782,12 +796,17 @@ async def test_a_node_at_rest_is_quiet(server: NatsServer) -> None:
         async def listen(message: Any) -> None:
             heard.append(message.subject)
 
-        await anyio.sleep(1)
-        began = time.monotonic()
         await user.client.subscribe(">", cb=listen)
-        await anyio.sleep(1.5)
-        talk = [subject for subject in heard if not subject.startswith("_INBOX")]
-        assert len(talk) < (time.monotonic() - began) * 60, sorted(set(talk))
+        await eventually(lambda: _talks_less(heard, 60), what="it is quiet")
+
+
+async def _talks_less(heard: list[str], rate: float) -> bool:
+    """Whether fewer messages than so many a second are heard for a while: an election is over, a loop is not."""
+    heard.clear()
+    began = time.monotonic()
+    await anyio.sleep(1.5)
+    talk = [subject for subject in heard if not subject.startswith("_INBOX")]
+    return len(talk) < (time.monotonic() - began) * rate
 
 
 @pytest.mark.parametrize("bucket", ["nodes", "slices"])
@@ -802,11 +821,7 @@ async def test_a_missing_bucket_is_not_asked_for_in_a_tight_loop(server: NatsSer
         async def listen(message: Any) -> None:
             heard.append(message.subject)
 
-        began = time.monotonic()
         await user.client.subscribe(">", cb=listen)
         await user.api(f"STREAM.DELETE.KV_{bucket}")
-        await anyio.sleep(1)
-        talk = [subject for subject in heard if not subject.startswith("_INBOX")]
-        took = time.monotonic() - began
-        assert len(talk) < took * 150, f"{len(talk)} messages in {took:.1f} s"
+        await eventually(lambda: _talks_less(heard, 150), what="it is not asked for in a tight loop")
         nodes.unharmed()

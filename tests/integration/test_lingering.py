@@ -68,19 +68,19 @@ async def test_it_answers_for_as_long_as_it_was_told_out_of_the_endpoints(server
         async with listing(server, "g:web", tmp_path) as told:
             await told.comes_to(port, other)
             ordered = time.monotonic()
-            await hand.put(going, "UNLOAD", after=2.0)
+            await hand.put(going, "UNLOAD", after=8.0)
             await told.comes_to(other, promised=0.3)
 
             async def silent() -> bool:
                 return not await answers(port)
 
-            await in_time(silent, 2.2, "it is stopped")
-            assert time.monotonic() - ordered >= 1.9, "it answered until then"
+            await in_time(silent, 8.2, "it is stopped")
+            assert time.monotonic() - ordered >= 7.9, "it answered until then"
             await hand.reaches(going, None)
             records = [each for each in await ground.user.recorded() if each.key == going]
             (said,) = (each.value for each in records if each.value.get("state") == "UNLOADING")
-            assert said["deadline"] > 2
-            assert 0 < said["after"] <= 2
+            assert said["deadline"] > 8
+            assert 0 < said["after"] <= 8
             assert await answers(other)
             assert [[each["port"] for each in each_list] for each_list in told.lists[-2:]] == [
                 sorted((port, other)),
@@ -173,7 +173,7 @@ async def test_the_server_is_away_meanwhile(server: NatsServer, tmp_path: Path) 
     async with agent_alone(server, tmp_path) as (ground, hand, _):
         key = hand.key(await push_web(ground))
         port = (await hand.up(key))["port"]
-        await hand.put(key, "UNLOAD", after=6)
+        await hand.put(key, "UNLOAD", after=15)
         await hand.reaches(key, "UNLOADING")
         server.kill()
         assert await answers(port)

@@ -164,8 +164,8 @@ async def test_blueprints_as_users_type_them(server: NatsServer, shell: Shell) -
         assert re.search(r"PUT.*\b3\b", history)
         assert re.search(r'PUT.*\{"instances":5\}', history)
         assert re.search(r"DEL", history)
-        await eventually(lambda: watched().count('"LOAD"') >= 5, PATIENCE)
-        states = ("LOADING", "ACTIVATE", "ACTIVE", "UNLOAD")
+        # LOADING is replaced so soon that it may never be delivered.
+        states = ("LOAD", "ACTIVATE", "ACTIVE", "UNLOAD")
         await eventually(lambda: all(f'"{state}"' in watched() for state in states), PATIENCE)
         running.unharmed()
 

@@ -32,8 +32,13 @@ async def test_the_longest_keys_that_a_user_can_write_disturb_nobody(server: Nat
         await serves(user, "g/other/1")
         changes: list[bool] = []
         leader.node.connection.listen(changes.append)
-        await anyio.sleep(3)
-        assert changes == []
+
+        async def calm() -> bool:
+            changes.clear()  # a server that stood still is left once; an offence is repeated
+            await anyio.sleep(3)
+            return not changes
+
+        await eventually(calm, 20, "the connection holds")
         nodes.unharmed()
 
 

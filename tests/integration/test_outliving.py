@@ -237,10 +237,12 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
         try:
             process.crash()
             await anyio.sleep(0.5)
-            assert len(ground.living) == 2
+            there = len(ground.living)
+            assert there == 2 or time.monotonic() - killed > ttl - 1 - ttl / 3 - 0.2
             await in_time(lambda: shown(plain) not in ground.living, ttl - 0.5, "it ends before the TTL is over")
             assert time.monotonic() - killed > ttl - 1 - ttl / 3 - 0.2, "not before the last heartbeat's TTL"
-            assert shown(alone) in ground.living
+            lives = shown(alone) in ground.living
+            assert lives or time.monotonic() - killed > stop_after - ttl / 3 - 0.2
             await in_time(lambda: not ground.living, stop_after - ttl + 0.5, "and the other one when that says so")
             assert time.monotonic() - killed > stop_after - ttl / 3 - 0.2
             await eventually(lambda: not left_keepers(tmp_path), what="the keeper has nothing to wait for")
@@ -369,7 +371,8 @@ async def test_a_process_of_systemd_makes_way_for_the_next_version_and_leaves_wh
             before = ground.living
             process.send(signal.SIGHUP)
             await anyio.to_thread.run_sync(_hears, systemd, "RELOADING=1")
-            for _ in range(30):  # while it is another program, and starts
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:  # while it is another program, and starts
                 process.send(signal.SIGHUP)
                 await anyio.sleep(0.01)
             await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")

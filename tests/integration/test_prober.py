@@ -175,9 +175,9 @@ async def test_a_list_that_ends_and_one_that_cannot_be_read(street: Street, tmp_
 async def test_a_bad_web_service_is_bad_in_the_way_that_it_is_told(street: Street) -> None:
     assert (await street.open("1", FAIL="start")).process.wait(patience()) == 1
     assert (await street.open("1", FAIL="crash:0.2")).process.wait(patience()) == 7
-    later = await street.open("1", FAIL="500:5")
+    later = await street.open("1", FAIL="500:10")
     assert got(later) == {"artifact": "g:web:1", "slice": "?", "level": "", "pid": later.process.pid}
-    await anyio.sleep(5.1)
+    await anyio.sleep(10.1)
     with pytest.raises(HTTPError, match="500"):
         got(later)
     silent = await street.open("1", FAIL="hang")

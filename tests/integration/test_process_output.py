@@ -86,6 +86,7 @@ async def test_one_that_closes_its_output_runs_on(stage: Stage) -> None:
         Manifest(readiness=READY),
     )
     await eventually(partial(_wrote, stage, key, "still here", "err"))
+    await eventually(partial(_wrote, stage, key, "last"))
     await anyio.sleep(0.3)
     assert len(stage.living) == 1
     assert stage.crashes == []
@@ -97,7 +98,7 @@ async def test_one_that_closes_its_output_runs_on(stage: Stage) -> None:
 async def test_all_that_was_written_before_the_end_is_there(stage: Stage) -> None:
     """More than a pipe holds, written in one go, and out."""
     key = await stage.up(
-        "for i in range(20000): os.write(1 + i % 2, b'line %d\\n' % i)\nos._exit(7)",
+        "until_up()\nfor i in range(20000): os.write(1 + i % 2, b'line %d\\n' % i)\nos._exit(7)",
         Manifest(restart=Restart(policy=RestartPolicy.NEVER)),
     )
     await eventually(lambda: stage.crashes)
@@ -128,7 +129,7 @@ async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest
 
 
 async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
-    key = await stage.load("print('hello', flush=True)\ntime.sleep(1)\nsys.exit(1)")
+    key = await stage.load("print('hello', flush=True)\nuntil_up()\nsys.exit(1)")
     found: list[str] = []
     with bounded(20):
         async with anyio.create_task_group() as tasks:
@@ -141,6 +142,7 @@ async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
 
             tasks.start_soon(follow)
             await stage.runtime.activate(key)
+            stage.told_up.touch()
     assert found == ["hello", "ended: exit status 1", "begins again", "hello"]
 
 

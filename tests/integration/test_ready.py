@@ -62,8 +62,8 @@ async def test_a_program_that_crashes_again_and_again_is_never_ready_in_between(
             await _write(user, "ACTIVATING", restarts=restarts, reason="exit status 1", deadline=60, stable=10)
             sampled[(await _told(user))[0]] += 1
             await anyio.sleep(0.2)
-            await _write(user, "ACTIVE", reason=None, restarts=restarts, stable=10)
             served = time.monotonic()
+            await _write(user, "ACTIVE", reason=None, restarts=restarts, stable=10)
             for _ in range(3):
                 await anyio.sleep(0.1)
                 sampled[(await _told(user))[0]] += 1

@@ -56,7 +56,7 @@ async def test_a_large_bucket_is_held_against_its_mirror_without_being_listed(se
         await eventually(lambda: reread.passes >= done + 2, 30, "it is read twice more")
         await watched.watch.caught_up()
         assert watched.watch.listings == listings
-        assert len(watched.mirror.heard) >= told + 40, "updates were told meanwhile"
+        assert len(watched.mirror.heard) > told + 20, "updates were told meanwhile"
         assert await watched.equals(user)
 
 
@@ -70,7 +70,7 @@ async def test_what_a_mirror_of_a_large_bucket_missed_is_found_in_time(server: N
         await watched.watch.caught_up()
         watched.watch.relist()
         await watched.watch.caught_up()
-        known = watched.watch._mirror.known
+        known, listings = watched.watch._mirror.known, watched.watch.listings
         match damage:
             case "missed put":
                 del known[names[3]], watched.mirror.values[names[3]]
@@ -81,7 +81,6 @@ async def test_what_a_mirror_of_a_large_bucket_missed_is_found_in_time(server: N
                 known["n8.g/a/1"] = known[names[3]]
             case _:
                 await user.api("STREAM.PURGE.KV_slices", {"filter": f"$KV.slices.{names[3]}"})
-        listings = watched.watch.listings
         await eventually(lambda: watched.watch.listings > listings, 30, "everything is listed")
         await watched.watch.caught_up()
         assert {*known} == {*(await user.contents("slices"))}

@@ -132,7 +132,11 @@ async def test_an_agent_mirrors_its_own_slices_and_nothing_else(server: NatsServ
         filters = {each["config"]["filter_subject"] for each in consumers["consumers"]}
         # What the manager has besides matches no key, and tells of its end.
         assert sorted(filters - {"$KV.slices._nobody"}) == ["$KV.slices.>", "$KV.slices.a1.>", "$KV.slices.a2.>"]
-        assert await user.consumers("blueprints") == await user.consumers("nodes") == 1, "the manager's"
+
+        async def the_managers() -> bool:
+            return await user.consumers("blueprints") == await user.consumers("nodes") == 1
+
+        await eventually(the_managers, 20, "one consumer of what only the manager reads")
         await user.put("blueprints", ONE, 0)
         await eventually(lambda: own.slices[SliceKey(NodeId("a1"), _artifact())].state is SliceState.UNLOAD)
         await user.delete("slices", f"a1.{ONE}")

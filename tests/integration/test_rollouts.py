@@ -138,7 +138,7 @@ async def test_blue_green_switches_once_all_new_ones_are_healthy(server: NatsSer
         await place.release("1")
         async with place.probing() as prober:
             await place.push("2")
-            await place.put("2", rollout={"from": "1", "kind": "blue-green", "keep_old": "4s"})
+            await place.put("2", rollout={"from": "1", "kind": "blue-green", "keep_old": "12s"})
             switched = await place.reaches("switched")
             assert await versions(place) == {"1": 3, "2": 3}
             complete = await place.reaches("complete")
@@ -146,7 +146,7 @@ async def test_blue_green_switches_once_all_new_ones_are_healthy(server: NatsSer
             found = await prober.stop(100)
         found.flawless(100)
         await place.judged(max_surge=3)
-        assert complete.entry.time - switched.entry.time >= 2, "of four seconds, the first of which may be stored late"
+        assert complete.entry.time - switched.entry.time >= 6, "of twelve, the first of which may be stored late"
         assert found.first["2"] >= switched.entry.time - 0.5
 
 

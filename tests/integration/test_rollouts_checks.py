@@ -148,6 +148,8 @@ async def test_a_canary_is_held_promoted_or_taken_back_as_its_checks_say(
 
 async def held(place: Site, reason: str) -> bool:
     """Whether the canary stands, and status says that it is for this reason."""
+    stands = await shared(place, 1)
     status = await place.status("2")
-    stands = await shared(place, 1) and status["rollout"]["phase"] == "rolling"
-    return stands and status["condition"] == "Progressing" and reason in status["rollout"]["why"]
+    rollout = status.get("rollout") or {}
+    rolling = (status.get("condition"), rollout.get("phase")) == ("Progressing", "rolling")
+    return stands and rolling and reason in rollout.get("why", "")

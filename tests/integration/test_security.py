@@ -386,8 +386,11 @@ async def test_of_nodes_whose_role_changes_only_those_manage_whose_credentials_l
             await eventually(lambda: _roles(user, {"node-1": "agent"}))
             log = nodes.all["node-1"].log
             assert "never manages" in log
+            # A server that stands still for some seconds is warned of.
+            away = re.compile("connect(ion|ed)? to nats|heartbeats are not|updates (do not )?come")
+            rest = "\n".join(line for line in log.lower().splitlines() if not away.search(line))
             for word in ("[error", "[warning", "violation"):
-                assert word not in log.lower().replace("connection to nats lost", ""), log
+                assert word not in rest, log
 
 
 async def test_a_manager_that_may_hold_no_slot_says_so_and_is_an_agent(tmp_path: Path) -> None:

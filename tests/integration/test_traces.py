@@ -64,7 +64,7 @@ async def test_a_blueprint_is_followed_from_its_put_until_it_is_served(server: N
         async with (
             raw(server) as user,
             nodes_on(server) as nodes,
-            agents(server, "n1"),
+            agents(server, "n1", seen=nodes.heard),
             traced(NodeSettings(NodeId("n1")), url) as settings,
         ):
             await nodes.start("n1", told=settings.told, role=Role.AUTO)

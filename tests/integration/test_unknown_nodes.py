@@ -34,7 +34,7 @@ async def test_nodes_that_an_older_backup_remembers_hold_nothing_up(server: Nats
             all_there = sorted(states.values()) == ["ACTIVE"] * count and {key.partition(".")[0] for key in states} <= {
                 *on
             }
-            return all_there and (status["condition"], status["active"]) == ("Ready", count)
+            return all_there and (status.get("condition"), status.get("active")) == ("Ready", count)
 
         await eventually(lambda: whole(*REAL, count=6), 20)
         for number in range(GHOSTS):

@@ -26,6 +26,7 @@ from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, Layout, encode
 from cdm.store import intake as intake_module
+from cdm.store import link as link_module
 from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
@@ -49,6 +50,26 @@ def slice_value(term: int = 1, state: str = "LOAD") -> dict[str, Any]:
 def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Consumers that are lost are missed sooner."""
     monkeypatch.setattr(watch_module, "HEARTBEAT", 0.5)
+
+
+@pytest.fixture
+def patient_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stands still for some seconds is not left."""
+    monkeypatch.setattr(link_module, "PING_INTERVAL", 30)
+
+
+@asynccontextmanager
+async def between_sessions(watch: Watch) -> AsyncIterator[None]:
+    """The watch's next session begins when the block is over."""
+    session, gate = watch._run_session, anyio.Event()
+
+    async def gated() -> str:
+        await gate.wait()
+        return await session()
+
+    watch._run_session = gated  # type: ignore[method-assign]
+    yield
+    gate.set()
 
 
 def consumer_of(watch: Watch) -> str:
@@ -134,6 +155,7 @@ async def test_what_does_not_decode_is_told_and_so_is_its_end(server: NatsServer
         assert kinds.count(ValueRemove) == 2
 
 
+@pytest.mark.usefixtures("patient_pings")
 async def test_keys_that_only_a_program_of_ones_own_can_write_are_left_alone(server: NatsServer) -> None:
     """The server takes nearly every byte in a subject; what the client makes of it must not cost the connection."""
     odd = [b"n1.a/b/1\x0b", b"n1.a/b\x0c/1", b"n1.a\x1c", b"n1.\xff", b"n1.\x00"]
@@ -151,16 +173,6 @@ async def test_keys_that_only_a_program_of_ones_own_can_write_are_left_alone(ser
 async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         watch, mirror = watched.watch, watched.mirror
-        session, gate = watch._run_session, anyio.Event()
-
-        async def gated() -> str:
-            await gate.wait()
-            return await session()
-
-        watch._run_session = gated  # type: ignore[method-assign]
-        watch._end("of the test")
-        for number in range(6):
-            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
         listen = watch._mirror._emit
 
         def end_after_three(message: Message) -> None:
@@ -168,8 +180,11 @@ async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(serve
             if len(mirror.values) == 3:
                 watch._end("of the test, again")
 
-        watch._mirror._emit = end_after_three
-        gate.set()
+        async with between_sessions(watch):
+            watch._end("of the test")
+            for number in range(6):
+                await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+            watch._mirror._emit = end_after_three
         await eventually(lambda: len(mirror.values) == 6, 5)
         await watch.caught_up()
         assert len(mirror.heard) == 6
@@ -179,7 +194,7 @@ async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(serve
 @pytest.mark.quick
 async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
-        await user.put("nodes", "n1", {"ttl": 4}, {"Nats-TTL": "4s"})
+        await user.put("nodes", "n1", {"ttl": 10}, {"Nats-TTL": "10s"})
         await eventually(lambda: "n1" in watched.mirror.values)
         await eventually(lambda: "n1" not in watched.mirror.values, 20)
         last = watched.mirror.heard[-1]
@@ -219,6 +234,7 @@ async def test_a_purged_key_is_deleted(server: NatsServer) -> None:
         await user.make("slices", before=True)
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()  # a bucket keeps one value a key: what is replaced may never be delivered
         await user.put("slices", f"n1.{KEY}", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
         await watched.watch.caught_up()
         last = watched.mirror.heard[-1]
@@ -239,7 +255,7 @@ async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
         assert watched.mirror.names(ValuePut) == [f"n1.{KEY}", f"n2.{KEY}"], "nothing is told twice"
 
 
-@pytest.mark.usefixtures("quick_heartbeats")
+@pytest.mark.usefixtures("quick_heartbeats", "patient_pings")
 async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at_once_with_its_connection(
     server: NatsServer,
 ) -> None:
@@ -249,6 +265,7 @@ async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at
         watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(600.0, 600.0)) as late,
     ):
         for each in (soon, late):
+            await each.watch.caught_up()
             await user.api(f"CONSUMER.DELETE.KV_slices.{consumer_of(each.watch)}")
         await user.put("slices", f"n1.{KEY}", slice_value())
         await eventually(lambda: set(soon.mirror.values) == {f"n1.{KEY}"})
@@ -298,7 +315,11 @@ async def test_consumers_do_not_pile_up_over_reconnects(server: NatsServer) -> N
             before = consumer_of(watched.watch)
             watched.connection._client._transport.close()  # type: ignore[union-attr]
             await renewed(watched.watch, before)
-        assert await user.consumers("slices") <= 4
+
+        async def few() -> bool:
+            return await user.consumers("slices") <= 4
+
+        await eventually(few, 20)
         info = await user.api(f"CONSUMER.INFO.KV_slices.{consumer_of(watched.watch)}")
         assert info["config"]["inactive_threshold"] <= 10e9, "those of lost connections go soon, by themselves"
 
@@ -534,10 +555,11 @@ async def test_a_bucket_deleted_and_created_anew(server: NatsServer) -> None:
         for number in range(10):
             await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
         await watched.watch.caught_up()
-        await user.api("STREAM.DELETE.KV_slices")
-        await watched.bucket.ensure(create=True)
-        await user.put("slices", f"n1.{KEY}/3", slice_value(9))
-        await user.put("slices", f"n2.{KEY}", slice_value(9))
+        async with between_sessions(watched.watch):
+            await user.api("STREAM.DELETE.KV_slices")
+            await watched.bucket.ensure(create=True)
+            await user.put("slices", f"n1.{KEY}/3", slice_value(9))
+            await user.put("slices", f"n2.{KEY}", slice_value(9))
         await eventually(lambda: watched.equals(user), 10, "the mirror equals the new bucket")
         assert len(watched.mirror.resets) == 1
         removed = set(watched.mirror.names(ValueRemove))
@@ -601,6 +623,7 @@ async def test_a_bucket_set_back_and_grown_since(server: NatsServer, layout: Lay
         assert len(watched.mirror.resets) == 1
 
 
+@pytest.mark.usefixtures("patient_pings")
 @pytest.mark.parametrize("layout", [SLICES, BLUEPRINTS], ids=["slices", "blueprints"])
 @pytest.mark.parametrize("purge", ["all", "seq", "keep", "one"])
 async def test_a_purged_stream(server: NatsServer, layout: Layout, purge: str) -> None:
@@ -704,6 +727,7 @@ async def _fill_on(user: Raw, start: int, stop: int) -> None:
     await user.put("status", f"g/n/{stop - 1}", b'{"condition":"Ready"}', timeout=20)
 
 
+@pytest.mark.usefixtures("patient_pings")
 async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -762,7 +786,7 @@ async def test_an_answer_does_not_wait_until_all_that_came_before_it_is_taken_in
         taken: list[int] = []
 
         def slowly(_: object) -> None:
-            time.sleep(0.001)
+            time.sleep(0.002)
             taken.append(0)
 
         watched.watch._mirror._emit = slowly
@@ -780,7 +804,7 @@ async def test_a_list_that_is_overwritten_while_it_is_read(server: NatsServer) -
         await _fill(user, 5_000)
         watch = Watch(bucket, mirror)
         async with anyio.create_task_group() as tasks:
-            stop = anyio.Event()
+            stop, stopped = anyio.Event(), anyio.Event()
 
             async def overwrite() -> None:
                 number = 0
@@ -789,11 +813,15 @@ async def test_a_list_that_is_overwritten_while_it_is_read(server: NatsServer) -
                         await user.client.publish(f"$KV.status.g/n/{number * 7 % 5000}", b'{"condition":"Invalid"}')
                         number += 1
                     await user.client.flush()
+                await user.put("status", "g/n/0", {"condition": "Ready"}, timeout=20)  # stored behind all others
+                stopped.set()
 
             tasks.start_soon(overwrite)
             tasks.start_soon(watch.run)
             await eventually(lambda: watch.phase is Phase.LIVE, 15, "the list is complete")
             stop.set()
+            with bounded(20):
+                await stopped.wait()
             await _patiently(watch)
             contents = await user.contents("status")
             assert mirror.revisions == {key: record.sequence for key, record in contents.items()}
@@ -860,7 +888,7 @@ async def test_a_frozen_server_is_survived(server: NatsServer) -> None:
         await watched.watch.caught_up()
         server.pause()
         await eventually(lambda: not watched.connection.is_up, 10, "a hung server is left")
-        assert watched.mirror.live == [True, False]
+        assert watched.mirror.live[-1:] == [False]
         server.resume()
         await user.stubborn("slices", f"n2.{KEY}", slice_value())
         with bounded(15):
@@ -897,16 +925,9 @@ async def test_a_barrier_holds_no_new_stream_to_a_sequence_of_the_one_before(ser
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
         watch = watched.watch
-        session, gate = watch._run_session, anyio.Event()
-
-        async def gated() -> str:
-            await gate.wait()
-            return await session()
-
-        watch._run_session = gated  # type: ignore[method-assign]
-        watch.relist()
-        await eventually(lambda: watch.phase is Phase.SEEKING)
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks, between_sessions(watch):
+            watch.relist()
+            await eventually(lambda: watch.phase is Phase.SEEKING)
             tasks.start_soon(watch.caught_up)
             await eventually(lambda: watch._barrier.awaited, what="the barrier has its target")
             await user.api("STREAM.DELETE.KV_slices")
@@ -914,7 +935,6 @@ async def test_a_barrier_holds_no_new_stream_to_a_sequence_of_the_one_before(ser
                 "STREAM.CREATE.KV_slices", {**created(SLICES, "KV_slices", "$KV.slices.>", 1), "first_seq": 1}
             )
             last = await user.put("slices", f"n2.{KEY}", slice_value())
-            gate.set()
         assert watch.reached == last
         assert await watched.equals(user)
         await listed_again(watch)

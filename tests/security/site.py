@@ -103,8 +103,8 @@ def _owns(attacker: str, bucket: str, key: str) -> bool:
 
 
 def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
-    """Leases and registrations are renewed, and tell how the machine is."""
-    renewed = key == "_leader" or (bucket == "nodes" and ("." not in key or key.startswith("_manager.")))
+    """Leases and registrations are renewed, and tell how the machine is; a fence is also written anew."""
+    renewed = key in ("_leader", "_term") or (bucket == "nodes" and ("." not in key or key.startswith("_manager.")))
     if not renewed:
         return Kept(sequence, data.decode(errors="replace"))
     try:

@@ -264,7 +264,9 @@ def commanded(before: SliceState | None, now: SliceState) -> SliceState | None:
     """
     if now in (SliceState.LOAD, SliceState.UNLOAD):
         return now
-    if now in (SliceState.LOADING, SliceState.LOADED) and before is None:
+    if now is SliceState.LOADING and before not in (SliceState.LOAD, SliceState.LOADING):
+        return SliceState.LOAD
+    if now is SliceState.LOADED and before is None:
         return SliceState.LOAD
     if now is SliceState.UNLOADING and before not in (SliceState.UNLOAD, SliceState.UNLOADING):
         return SliceState.UNLOAD
