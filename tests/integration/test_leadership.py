@@ -797,16 +797,19 @@ async def test_a_node_at_rest_is_quiet(server: NatsServer) -> None:
             heard.append(message.subject)
 
         await user.client.subscribe(">", cb=listen)
-        await eventually(lambda: _talks_less(heard, 60), what="it is quiet")
+        assert await _rate(heard) < 60, sorted(set(heard))
 
 
-async def _talks_less(heard: list[str], rate: float) -> bool:
-    """Whether fewer messages than so many a second are heard for a while: an election is over, a loop is not."""
-    heard.clear()
-    began = time.monotonic()
-    await anyio.sleep(1.5)
-    talk = [subject for subject in heard if not subject.startswith("_INBOX")]
-    return len(talk) < (time.monotonic() - began) * rate
+async def _rate(heard: list[str]) -> float:
+    """Messages a second, of three looks the one in the middle: what stood still may elect in one of them."""
+    rates = []
+    for _ in range(3):
+        heard.clear()
+        began = time.monotonic()
+        await anyio.sleep(1)
+        talk = [subject for subject in heard if not subject.startswith("_INBOX")]
+        rates.append(len(talk) / (time.monotonic() - began))
+    return sorted(rates)[1]
 
 
 @pytest.mark.parametrize("bucket", ["nodes", "slices"])
@@ -823,5 +826,5 @@ async def test_a_missing_bucket_is_not_asked_for_in_a_tight_loop(server: NatsSer
 
         await user.client.subscribe(">", cb=listen)
         await user.api(f"STREAM.DELETE.KV_{bucket}")
-        await eventually(lambda: _talks_less(heard, 150), what="it is not asked for in a tight loop")
+        assert await _rate(heard) < 150, sorted(set(heard))
         nodes.unharmed()

@@ -116,8 +116,8 @@ async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(
             await eventually(lambda: mirror.live[-1] is True, 20)
             tasks.cancel_scope.cancel()
     told = capfd.readouterr().out
-    assert told.count("updates do not come") == told.count("[error") >= 1
-    assert "updates come again" in told
+    # Twice where the server stood still before.
+    assert 1 <= told.count("updates do not come") == told.count("[error") <= told.count("updates come again") <= 2
 
 
 async def test_a_server_that_takes_fewer_connections_from_now_on_ends_nobody(tmp_path: Path) -> None:
