@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 from collections import Counter
@@ -112,8 +113,8 @@ async def counters(on: Playground) -> tuple[float, float]:
 
 
 def _varz(server: NatsServer) -> dict[str, Any]:
-    ports: dict[str, Any] = json.loads(next((server.folder / "ports").glob("*.ports")).read_text())
-    with urllib.request.urlopen(ports["monitoring"][0] + "/varz", timeout=5) as answer:
+    *_, monitor = re.findall(r"Starting http monitor on (\S+)", server.log)  # the last one, of the process that runs
+    with urllib.request.urlopen(f"http://{monitor}/varz", timeout=5) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
