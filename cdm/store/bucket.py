@@ -60,13 +60,14 @@ class Bucket:
         """The subject of a key string."""
         return self._subjects + name
 
-    async def state(self) -> StreamState:
-        """Ask the server about the stream.
+    async def state(self, patience: float | None = None) -> StreamState:
+        """Ask the server about the stream; ``patience`` as of `Connection.api_retried`.
 
         Raises:
             StoreBusy: whoever answers may not lead the stream (any more): what it holds may be old.
         """
-        sent = of_leader(await self.connection.api_retried(f"STREAM.INFO.{self.stream}"), self.name)
+        answer = await self.connection.api_retried(f"STREAM.INFO.{self.stream}", None, patience)
+        sent = of_leader(answer, self.name)
         state, cluster = sent["state"], sent.get("cluster") or {}
         return StreamState(
             sent["created"],
@@ -78,6 +79,7 @@ class Bucket:
             sent["config"].get("num_replicas", 1),
             bool(outdated(self.layout, sent["config"])),
             alone=not cluster.get("name") and cluster.get("leader") == self.connection.server_name,
+            consumers=state.get("consumer_count", 0),
         )
 
     async def newest(self) -> int:

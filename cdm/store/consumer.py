@@ -50,6 +50,10 @@ class Heartbeats(NamedTuple):
     alone: float | None = None
     """Where that server is in no cluster, and is connected to: then one is hardly ever lost without the connection."""
 
+    def of(self, stream: StreamState) -> float | None:
+        """Those on a consumer of this stream."""
+        return self.alone if stream.alone else self.clustered
+
 
 class Consumer:
     """The life of one consumer.

@@ -208,7 +208,10 @@ class Lender:
         match question.what:
             case "state":
                 state = await source.state()
-                return LenderAnswer(StreamState(state.created, state.last, state.clock, replicas=state.replicas))
+                told = StreamState(
+                    state.created, state.last, state.clock, replicas=state.replicas, consumers=state.consumers
+                )
+                return LenderAnswer(told)
             case "subjects":
                 return LenderAnswer(subjects=frozenset(await source.subjects()))
             case "create":

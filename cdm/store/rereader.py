@@ -1,13 +1,16 @@
-"""Holds a large bucket against its mirror all the time, a small part at a time, instead of listing it whole.
+"""Holds a bucket against its mirror beside all that goes on, instead of listing it.
 
-A listing takes as long as there are keys, and the mirror follows nothing meanwhile. A pass over the bucket goes on
+A listing takes as long as there are keys, and the mirror follows nothing meanwhile. A pass over a large bucket goes on
 beside it: a few thousand messages, without their values, then a pause, so that all were held against the mirror in the
-time between two listings. Whatever differs, and still does when the stream's leader is asked, has everything listed.
+time between two listings. For the few keys of one node, which are listed in no time, another consumer would have to be
+made, which is work for all servers of a cluster: there the stream's leader is asked about each. Whatever differs, and
+still does when it is asked again, has everything listed. All else is listed whole; when, is decided here, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,8 +26,13 @@ from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")
 
+RELIST_SPREAD = 0.5, 1.5
+"""Between which parts of the time between two listings the next one comes, by chance: what listed at the same time, as
+all nodes do where NATS was away for long, would make its next consumers at the same time for ever."""
 LARGE = 20_000
 """Keys from which on a bucket is held against its mirror in parts: fewer are listed in a fraction of a second."""
+FEW = 1_000
+"""Keys of a part of a bucket up to which the stream's leader is asked about each."""
 AT_ONCE = 5_000
 """Messages that are asked for at a time: taken in within some ten milliseconds."""
 PART = 500_000
@@ -52,8 +60,8 @@ class Rereader:
 
     Args:
         bucket: the bucket.
-        subjects: which of its subjects the mirror holds; one that does not hold all is never large.
-        interval: seconds in which everything is to be held against the mirror once.
+        subjects: which of its subjects the mirror holds.
+        interval: seconds in which everything is to be held against the mirror once, on average.
         check: looks whether the stream is the one that is followed; see `Watch.check`.
         caught_up: waits until the mirror holds what the bucket does; see `Watch.caught_up`.
         relist: has everything listed.
@@ -70,17 +78,34 @@ class Rereader:
     ) -> None:
         self._bucket = bucket
         self._interval = interval
+        self._relist_after = interval
+        """Seconds from the last listing to the next."""
         self._check = check
         self._caught_up = caught_up
         self._relist = relist
-        self._able = subjects == bucket.all_subjects and bucket.layout.history == 1
+        self._subjects = subjects
+        self.whole = subjects == bucket.all_subjects
+        """Whether the mirror holds all of the bucket."""
+        self._able = bucket.layout.history == 1
+        self.lent = False
+        """Whether managers make the consumers, for a user who may not ask about keys."""
         self._news = Wakeup()
         self.passes = 0
         """How many have come to their end."""
 
     def serves(self, mirror: Mirror) -> bool:
         """Whether a mirror of this size is held against its bucket here."""
-        return self._able and len(mirror.known) >= LARGE
+        if self.whole:
+            return self._able and len(mirror.known) >= LARGE
+        return self._able and not self.lent and len(mirror.known) <= FEW
+
+    def plan(self) -> None:
+        """Everything is about to be listed: decide when it is to be listed again."""
+        self._relist_after = random.SystemRandom().uniform(*RELIST_SPREAD) * self._interval
+
+    def relist_due(self, mirror: Mirror) -> float:
+        """When everything is to be listed, unless it was held against the bucket before."""
+        return mirror.listed_at + (1 + self.serves(mirror)) * self._relist_after
 
     def wake(self) -> None:
         """The mirror is complete (again)."""
@@ -93,7 +118,9 @@ class Rereader:
                 await self._news.wait()
                 continue
             try:
-                await self._pass(mirror)
+                await (self._read_through(mirror) if self.whole else self._ask_for_each(mirror))
+                self.passes += 1
+                mirror.reread(clock.now())
             except Differs as error:
                 log.warning("the copy differs; everything is listed", bucket=self._bucket.name, key=str(error))
                 self._relist()
@@ -106,7 +133,22 @@ class Rereader:
                 log.debug("bucket not reread", bucket=self._bucket.name, reason=str(error))
                 await asyncio.sleep(self._interval / 30)
 
-    async def _pass(self, mirror: Mirror) -> None:
+    async def _ask_for_each(self, mirror: Mirror) -> None:
+        self.plan()
+        await asyncio.sleep(PACE * self._relist_after)
+        await self._check()
+        found, generation, at = Rereading(mirror.known), mirror.generation, len(self._bucket.subject(""))
+        names = {subject[at:] for subject in await self._bucket.subjects(self._subjects)} | mirror.known.keys()
+        # A key that is not UTF-8 is told in one way, delivered in another, and can be asked for in neither.
+        for name in (name for name in names if "\ufffd" not in name and "\\" not in name):
+            held = await self._bucket.revision_of(name)
+            if held != _revision(mirror, name):
+                found.suspects.add(name)
+        if generation != mirror.generation or not mirror.is_live:
+            raise Uncertain("the mirror does not follow at present")
+        await self._judge(found, mirror)
+
+    async def _read_through(self, mirror: Mirror) -> None:
         await self._check()
         began, generation = clock.now(), mirror.generation
         stream = await self._bucket.state()
@@ -124,11 +166,9 @@ class Rereader:
                     raise Uncertain("the mirror does not follow at present")
                 await self._judge(found, mirror)
                 if not more:
-                    break
+                    return
                 plan = began + PACE * self._interval * min(taken / max(stream.keys, 1), 1.0)
                 await asyncio.sleep(max(plan - clock.now(), 0))
-        self.passes += 1
-        mirror.reread(clock.now())
 
     def _pause_of(self, stream: StreamState) -> float:
         return self._interval * AT_ONCE / max(stream.keys, AT_ONCE)
@@ -188,14 +228,18 @@ class Rereader:
                         await self._caught_up()
                 except TimeoutError:
                     raise Uncertain("the mirror is behind") from None
-                known = mirror.known.get(name)
-                if (known.revision if known else 0) == held:
+                if held == _revision(mirror, name):
                     break
             else:
                 raise Differs(name)
         if len(found.suspects) > MOST_ASKED:
             raise Uncertain(f"{len(found.suspects)} keys were changed meanwhile")
         found.suspects.clear()
+
+
+def _revision(mirror: Mirror, name: str) -> int:
+    known = mirror.known.get(name)
+    return known.revision if known else 0
 
 
 class _Messages:

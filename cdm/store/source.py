@@ -69,10 +69,12 @@ class OwnSource:
     def __init__(self, bucket: Bucket, filtered: str) -> None:
         self._bucket = bucket
         self._filtered = filtered
+        self.patience: float | None = None
+        """As of `cdm.store.crowd.Crowd.patience`."""
 
     async def state(self) -> StreamState:
         """As `ConsumerSource.state`."""
-        return await self._bucket.state()
+        return await self._bucket.state(self.patience)
 
     async def subjects(self) -> set[str]:
         """As `ConsumerSource.subjects`."""
@@ -110,6 +112,7 @@ class OwnSource:
         info = await self._bucket.connection.api_retried(
             f"CONSUMER.CREATE.{self._bucket.stream}.{name}.{self._filtered}",
             {"stream_name": self._bucket.stream, "config": config},
+            self.patience,
         )
         return _progress(info)
 

@@ -9,6 +9,7 @@ marker of a delete is still kept; otherwise it lists the bucket again. `cdm.stor
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from cdm.store.backpressure import Backpressure
 from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, Heartbeats, until_up
+from cdm.store.crowd import Crowd
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Gap, Mirror, SetBack
@@ -47,8 +49,6 @@ CHECK_PATIENCE = 2.0
 """Seconds that a check of the stream waits for what is on its way."""
 TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch resumes behind its last sequence without listing."""
-SESSION_PAUSE = 0.25
-"""Seconds before another consumer is made where one could not be."""
 BEHIND_PATIENCE = 10.0
 """Seconds that a consumer's server may take to catch up with the stream's leader."""
 DRIFT = 5.0
@@ -68,7 +68,7 @@ class Watch:
         on_live: called with True when the mirror is complete, with False when it may fall behind.
         on_reset: called with a reason when the stream is not the one that it was.
         provide: called when the bucket is missing or lacks settings; it may create or adapt it.
-        relist_interval: seconds between two full comparisons with the bucket.
+        relist_interval: seconds between two full comparisons with the bucket, on average.
         backpressure: holds updates back while a leader's commands are being written.
         lent: managers that make the consumer where this user may make none; None: there is no other way.
         heartbeats: how often the server is heard of on a silent consumer; None: every `HEARTBEAT` seconds.
@@ -99,11 +99,12 @@ class Watch:
         self._on_live = on_live
         self._on_reset = on_reset
         self._provider = Provider(bucket.name, provide)
-        self._relist_interval = relist_interval
         self._heartbeats = heartbeats or Heartbeats()
         self._heartbeat = self._heartbeats.clustered or HEARTBEAT
         """The present consumer's, or the last one's."""
         self._backpressure = backpressure
+        self._crowd = Crowd(random.SystemRandom().random)
+        self._was_interrupted = False
         self._flow_control = FlowControl(bucket.connection)
         self._consumer: Consumer | None = None
         self.epoch = time.time() - clock.now()
@@ -170,8 +171,7 @@ class Watch:
 
         Where not, the bucket is adapted, or listed. Such a look precedes each new consumer in any case.
         """
-        mirror = self._mirror
-        reached, generation = mirror.reached, mirror.generation
+        mirror, reached, generation = self._mirror, self._mirror.reached, self._mirror.generation
         try:
             stream = await self.bucket.state()
         except StoreError as error:
@@ -214,13 +214,12 @@ class Watch:
                 if isinstance(error, AccessDenied) and not self.reached:
                     raise
                 self._miss(error)
-            await asyncio.sleep(SESSION_PAUSE)
+            await asyncio.sleep(self._crowd.failed())
 
     def _miss(self, error: StoreError) -> None:
         """There is no consumer, and none could be made: after a while the mirror cannot be trusted."""
         log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
-        now = clock.now()
-        if now >= self._overdue:
+        if clock.now() >= self._overdue:
             self._tell_live(False)
         elif not isinstance(error, AccessDenied):
             return
@@ -230,19 +229,23 @@ class Watch:
     # A session: the life of one consumer
 
     async def _run_session(self) -> str:
-        connection = self.bucket.connection
-        if not connection.is_up:
+        connection, crowd = self.bucket.connection, self._crowd
+        while self._was_interrupted or not connection.is_up:
+            self._was_interrupted = False
             self._tell_live(False)
             await until_up(connection)
+            await asyncio.sleep(crowd.back())
         source, stream = await first_of(self._own, self._lent)
+        self._rereader.lent = source is not self._own
+        crowd.size = 0 if self._rereader.whole else stream.consumers  # those few are needed first
+        self._own.patience = crowd.patience
         consumer = Consumer(self.bucket, self._filter, source, stream)
         if reason := self._mirror.other_stream(stream):
             self._reset(reason)
         if stream.lacks:
             await self._provider.provide(f"it lacks {stream.lacks}")
         after = self._begin(stream)
-        chosen = self._heartbeats
-        self._heartbeat = (chosen.alone if stream.alone else chosen.clustered) or HEARTBEAT
+        self._heartbeat = self._heartbeats.of(stream) or HEARTBEAT
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._may_wait)
@@ -251,6 +254,7 @@ class Watch:
         try:
             drained = await consumer.create(after, self._heartbeat)
             self._heard = consumer.made
+            crowd.made()
             if drained:
                 await self._finish_if_complete(consumer)
             return await self._until_over(consumer)
@@ -276,17 +280,18 @@ class Watch:
     def _begin(self, stream: StreamState) -> int | None:
         """Returns the sequence behind which the consumer is to begin; None: it is to list everything."""
         mirror, now = self._mirror, clock.now()
-        if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < self._relist_due:
+        if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < self._rereader.relist_due(mirror):
             self.resumes += 1
             return mirror.resume(stream.last)
         self.listings += 1
+        self._rereader.plan()
         mirror.list(stream.last)
         return None
 
     async def _until_over(self, consumer: Consumer) -> str:
         """Wait for the session to end; returns why."""
         while not consumer.over.done():
-            now, overdue, relist = clock.now(), self._overdue, self._relist_due
+            now, overdue, relist = clock.now(), self._overdue, self._rereader.relist_due(self._mirror)
             if now >= overdue:
                 self._tell_live(False)
                 return "the consumer is silent"
@@ -301,11 +306,6 @@ class Watch:
             else:
                 await asyncio.wait((consumer.over,), timeout=min(overdue, relist) - now)
         return consumer.over.result()
-
-    @property
-    def _relist_due(self) -> float:
-        """When everything is to be listed, unless it was held against the bucket before."""
-        return self._mirror.listed_at + (1 + self._rereader.serves(self._mirror)) * self._relist_interval
 
     @property
     def _overdue(self) -> float:
@@ -336,6 +336,7 @@ class Watch:
             self._consumer.end(reason)
 
     def _on_connection(self, up: bool) -> None:
+        self._was_interrupted = True
         self._tell_live(False)
         self._end("the connection was interrupted")
 

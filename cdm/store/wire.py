@@ -133,6 +133,8 @@ class StreamState(Struct, frozen=True):
     alone: bool = False
     """Whether its server is in no cluster, and the one that this client is connected to: then nothing of it is lost
     without the connection. Behind a leaf node it is."""
+    consumers: int = 0
+    """How many consumers it has; 0: that is not known."""
 
 
 def is_leaders(info: Mapping[str, Any]) -> bool:

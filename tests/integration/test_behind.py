@@ -67,10 +67,10 @@ class Behind:
         finally:
             self._server.resume()
 
-    async def call(self, call: str, body: Any = None) -> Any:
+    async def call(self, call: str, body: Any = None, patience: float | None = None) -> Any:
         """Call the API; a consumer is made again until it is on that server. Nothing is delivered before."""
         if not call.startswith("CONSUMER.CREATE."):
-            return await self._call(call, body)
+            return await self._call(call, body, patience)
         nowhere = {**body, "config": {**body["config"], "deliver_subject": "nowhere"}}
         while True:
             made = await self._call(call, nowhere)

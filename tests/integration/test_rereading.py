@@ -105,3 +105,80 @@ async def test_a_large_bucket_is_listed_by_users_who_may_not_ask_for_parts_of_it
         await eventually(lambda: watched.watch.listings >= listings + 3, 30, "it is listed now and then")
         await watched.watch.caught_up()
         assert await watched.equals(other)
+
+
+# A node's keys
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream's leader is asked within a second where a listing comes in a quarter of an hour."""
+    monkeypatch.setattr(rereader, "PACE", 0.0005)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_nodes_keys_are_asked_for_without_another_consumer(server: NatsServer) -> None:
+    """In a cluster a consumer is work for all of its servers, and each node has one."""
+    names = [f"n1.g/a/{number}" for number in range(8)]
+    async with raw(server) as user, watching(server, SLICES, keys="n1.>", relist_interval=900.0) as watched:
+        for name in (*names, "n1.out-of-order", "n1.back\\slash", "n2.g/a/1"):
+            await user.put("slices", name, slice_value())
+        await watched.watch.caught_up()
+        told, reread = len(watched.mirror.heard), watched.watch._rereader
+        sessions, listed = watched.watch.listings + watched.watch.resumes, watched.watch._mirror.listed_at
+        for number in range(20):  # beside changes, which differ for a moment
+            await user.put("slices", names[number % 8], slice_value(3))
+            await user.delete("slices", names[number * 3 % 8])
+            await anyio.sleep(0.05)
+        for name in names[:4]:
+            await user.put("slices", name, slice_value(4))
+        done = reread.passes
+        await eventually(lambda: reread.passes >= done + 2, 30, "they are asked for twice more")
+        await watched.watch.caught_up()
+        assert watched.watch.listings + watched.watch.resumes == sessions
+        assert watched.watch._mirror.listed_at > listed, "that counts as a listing"
+        assert len(watched.mirror.heard) > told + 20, "updates were told meanwhile"
+        assert {*watched.watch._mirror.known} >= {*names[:4], "n1.out-of-order"}
+        assert not any(name.startswith("n2") for name in watched.watch._mirror.known)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("damage", ["missed put", "missed replacement", "missed delete", "vanished"])
+async def test_what_the_mirror_of_a_nodes_keys_missed_is_found_in_time(server: NatsServer, damage: str) -> None:
+    names = [f"n1.g/a/{number}" for number in range(8)]
+    async with raw(server) as user, watching(server, SLICES, keys="n1.>", relist_interval=900.0) as watched:
+        for name in (*names, "n2.g/a/1"):
+            await user.put("slices", name, slice_value())
+        await watched.watch.caught_up()
+        known, listings = watched.watch._mirror.known, watched.watch.listings
+        match damage:
+            case "missed put":
+                del known[names[3]], watched.mirror.values[names[3]]
+            case "missed replacement":
+                known[names[3]] = replace(known[names[3]], revision=known[names[2]].revision)
+                watched.mirror.values[names[3]] = ("good", known[names[2]].revision)
+            case "missed delete":
+                known["n1.g/b/1"] = known[names[3]]
+            case _:
+                await user.api("STREAM.PURGE.KV_slices", {"filter": f"$KV.slices.{names[3]}"})
+        await eventually(lambda: watched.watch.listings > listings, 30, "everything is listed")
+        await watched.watch.caught_up()
+        assert {*known} == {name for name in await user.contents("slices") if name.startswith("n1.")}
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_nodes_keys_are_listed_by_users_who_may_not_ask_for_them(tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    user = {"user": "u", "password": "p", "permissions": {"publish": {"deny": ["$JS.API.STREAM.MSG.GET.>"]}}}
+    config.write_text(json.dumps({"authorization": {"users": [user]}, "no_auth_user": "u"}), encoding="utf-8")
+    async with (
+        running_server(arguments=["-c", str(config)]) as server,
+        raw(server) as other,
+        watching(server, SLICES, keys="n1.>", relist_interval=0.5) as watched,
+    ):
+        await other.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        listings = watched.watch.listings
+        await eventually(lambda: watched.watch.listings >= listings + 3, 30, "they are listed now and then")
+        await watched.watch.caught_up()
+        assert [*watched.watch._mirror.known] == [f"n1.{KEY}"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -25,6 +26,7 @@ from cdm.dispatch.messages import (
 from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, Layout, encode
+from cdm.store import crowd as crowd_module
 from cdm.store import intake as intake_module
 from cdm.store import link as link_module
 from cdm.store import watch as watch_module
@@ -349,6 +351,57 @@ async def test_a_timed_relist_happens_and_tells_nothing(server: NatsServer) -> N
         await eventually(lambda: consumer_of(watched.watch) != before, 5)
         await watched.watch.caught_up()
         assert watched.mirror.names(ValuePut) == [f"n1.{KEY}"]
+
+
+async def test_what_is_listed_at_the_same_time_is_listed_again_at_different_times(server: NatsServer) -> None:
+    """Where NATS was away for long all nodes list at once. In a cluster a consumer is work for all of its servers."""
+    interval = 600.0
+
+    def left(watch: Watch) -> float:
+        return watch._rereader.relist_due(watch._mirror) - watch._mirror.listed_at
+
+    async with connected(server) as connection:
+        await Bucket(connection, SLICES).ensure(create=True)
+    async with AsyncExitStack() as stack:
+        following = [
+            (await stack.enter_async_context(watching(server, SLICES, relist_interval=interval))).watch
+            for _ in range(20)
+        ]
+        for _ in range(2):
+            await eventually(lambda: all(watch.phase is Phase.LIVE for watch in following), 30)
+            each = sorted(map(left, following))
+            assert interval / 2 <= each[0] < each[-1] <= interval * 1.5
+            assert each[-1] - each[0] > interval / 4, "they are not all due at once"
+            assert interval * 0.6 < sum(each) / len(each) < interval * 1.4, "nor more often than was asked for"
+            for watch in following:
+                await listed_again(watch)
+
+
+async def test_many_who_lost_the_connection_make_their_consumers_one_after_the_other(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not those who follow a whole bucket, as managers do: they are few, and all others need them."""
+    monkeypatch.setattr(crowd_module, "PER_CONSUMER", 0.5)
+    back: dict[Watch, float] = {}
+    following: list[Watch] = []
+    async with AsyncExitStack() as stack:
+        for keys in (">", *(f"n{number}.>" for number in range(4))):
+            watch = (await stack.enter_async_context(watching(server, SLICES, keys=keys))).watch
+            await renewed(watch, "")
+            following.append(watch)
+        assert [watch._crowd.size for watch in following] == [0, 1, 2, 3, 4], "those that were there before"
+        for watch in following:
+            monkeypatch.setattr(watch._crowd, "_random", lambda: 0.75)
+            note = partial(back.__setitem__, watch)
+            watch.bucket.connection.listen(lambda up, note=note: note(clock.now()) if up else None)  # type: ignore[misc]
+        before = [*map(consumer_of, following)]
+        await server.restart()
+        for watch, name in zip(following, before, strict=True):
+            await renewed(watch, name)
+        waited = [watch._consumer.made - back[watch] for watch in following if watch._consumer]
+        assert len(waited) == len(following)
+        for each, least in zip(waited, (0, 0.375, 0.75, 1.125, 1.5), strict=True):
+            assert each >= least
 
 
 async def test_updates_during_relists_are_told_once(server: NatsServer) -> None:
