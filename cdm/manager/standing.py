@@ -14,6 +14,7 @@ from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
+from cdm.model.node import HEARING_PACE
 from cdm.model.slice import SliceState
 
 MAY_RUN = frozenset(
@@ -31,7 +32,7 @@ MAY_RUN = frozenset(
 
 CATCH_UP = 10.0
 """Seconds that a node has, once it can be heard, for telling what its slices did while it could not: only from then on
-does its silence about one say anything."""
+does its silence about one say anything. More where there are so many nodes that they hear one after the other."""
 
 NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
 """States of slices that were never told to run."""
@@ -86,7 +87,8 @@ class Fleet(Struct, frozen=True):
 
     def silent_from(self, node: LiveNode) -> float:
         """From when on it says something that a node is silent about a slice; inf: it does not before it is back."""
-        return max(node.since, self.connected_since) + CATCH_UP if node.registered else inf
+        catch_up = max(CATCH_UP, 2 * HEARING_PACE * len(self.nodes))
+        return max(node.since, self.connected_since) + catch_up if node.registered else inf
 
     def has_room(self) -> bool:
         """Whether any node takes one more slice now."""

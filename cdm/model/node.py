@@ -75,6 +75,8 @@ def _bound(told: Struct, most_of: Mapping[str, float]) -> None:
             force_setattr(told, name, min(max(said, type(most)(0)), most))
 
 
+HEARING_PACE = 0.004
+"""Seconds for each node within which all hear their commands again after an outage, one after the other."""
 HEARTBEATS_PER_TTL = 3
 """A registration survives the loss of this many heartbeats less one."""
 LATE = 0.6

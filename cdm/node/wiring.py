@@ -17,8 +17,8 @@ from cdm.store.connection import Connection
 from cdm.store.lending import Lent
 from cdm.store.watch import Heartbeats, Watch
 
-_EACH_NODES = Heartbeats(QUIET, QUIET)
-"""Of the consumers of agents: every node has one."""
+_EACH_NODES = Heartbeats(QUIET, QUIET, of_each_node=True)
+"""Of the consumers of agents."""
 _QUIET = dict.fromkeys(("blueprints", "status"), Heartbeats(alone=QUIET))
 """Of those of managers whose buckets change seldom. Silence in ``nodes`` must not be taken for that of nodes, nor in
 ``slices`` for that of the leader."""

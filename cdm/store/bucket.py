@@ -60,14 +60,13 @@ class Bucket:
         """The subject of a key string."""
         return self._subjects + name
 
-    async def state(self, patience: float | None = None) -> StreamState:
-        """Ask the server about the stream; ``patience`` as of `Connection.api_retried`.
+    async def state(self) -> StreamState:
+        """Ask the server about the stream.
 
         Raises:
             StoreBusy: whoever answers may not lead the stream (any more): what it holds may be old.
         """
-        answer = await self.connection.api_retried(f"STREAM.INFO.{self.stream}", None, patience)
-        sent = of_leader(answer, self.name)
+        sent = of_leader(await self.connection.api_retried(f"STREAM.INFO.{self.stream}"), self.name)
         state, cluster = sent["state"], sent.get("cluster") or {}
         return StreamState(
             sent["created"],

@@ -244,7 +244,7 @@ class Connection(Link):
         answer = await self.request(self.api_subject(call), payload, timeout=timeout)
         return checked(answer)
 
-    async def api_retried(self, call: str, body: Mapping[str, Any] | None = None, patience: float | None = None) -> Any:
+    async def api_retried(self, call: str, body: Mapping[str, Any] | None = None, patience: float = 1.0) -> Any:
         """The same, for a call that may be made twice: it is made again while nobody answers.
 
         Servers that have lost the leader of a stream, and are about to elect another, drop what they are asked.
@@ -252,17 +252,15 @@ class Connection(Link):
         Args:
             call: as of `api`.
             body: as of `api`.
-            patience: seconds to wait for the answer when it is made once only, for many may be waiting for theirs.
+            patience: by how much longer than usual each answer is waited for, where many wait for theirs: a factor.
 
         Raises:
-            StoreError: the error of the answer, or that there was none within `REQUEST_TIMEOUT` seconds.
+            StoreError: the error of the answer, or that there was none within ``patience * REQUEST_TIMEOUT`` seconds.
         """
-        if patience is not None:
-            return await self.api(call, body, patience)
         for timeout in RETRY_AFTER:
             with suppress(Uncertain):
-                return await self.api(call, body, timeout)
-        return await self.api(call, body, REQUEST_TIMEOUT - sum(RETRY_AFTER))
+                return await self.api(call, body, timeout * patience)
+        return await self.api(call, body, (REQUEST_TIMEOUT - sum(RETRY_AFTER)) * patience)
 
     def answer(self, to: str, payload: bytes) -> None:
         """Answer a request, unless there is no connection."""

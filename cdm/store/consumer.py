@@ -49,6 +49,8 @@ class Heartbeats(NamedTuple):
     """Where the server that has the consumer may end, and the connection stay: in a cluster, and behind a leaf node."""
     alone: float | None = None
     """Where that server is in no cluster, and is connected to: then one is hardly ever lost without the connection."""
+    of_each_node: bool = False
+    """Whether every node has such a consumer: then they are not to be made all at once (`cdm.store.crowd`)."""
 
     def of(self, stream: StreamState) -> float | None:
         """Those on a consumer of this stream."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
+from cdm.store.session import Behind, Live, MirrorPhase
+
 
 class Phase(Enum):
     """What a watch is doing."""
@@ -15,6 +17,17 @@ class Phase(Enum):
     """The consumer delivers what the bucket held when it was made."""
     LIVE = auto()
     """All of that was delivered; updates follow."""
+
+
+def phase_of(mirror: MirrorPhase) -> Phase:
+    """What a watch is doing whose mirror is in this phase."""
+    match mirror:
+        case Behind():
+            return Phase.SEEKING
+        case Live():
+            return Phase.LIVE
+        case _:
+            return Phase.LISTING
 
 
 class Lag(NamedTuple):

@@ -31,8 +31,8 @@ RELIST_SPREAD = 0.5, 1.5
 all nodes do where NATS was away for long, would make its next consumers at the same time for ever."""
 LARGE = 20_000
 """Keys from which on a bucket is held against its mirror in parts: fewer are listed in a fraction of a second."""
-FEW = 1_000
-"""Keys of a part of a bucket up to which the stream's leader is asked about each."""
+FEW = 100
+"""Keys of one node up to which the stream's leader is asked about each: a consumer is more work than that."""
 AT_ONCE = 5_000
 """Messages that are asked for at a time: taken in within some ten milliseconds."""
 PART = 500_000
@@ -65,6 +65,7 @@ class Rereader:
         check: looks whether the stream is the one that is followed; see `Watch.check`.
         caught_up: waits until the mirror holds what the bucket does; see `Watch.caught_up`.
         relist: has everything listed.
+        one_of_many: every node has a mirror of such a part.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Rereader:
         check: Callable[[], Awaitable[None]],
         caught_up: Callable[[], Awaitable[None]],
         relist: Callable[[], None],
+        *,
+        one_of_many: bool = False,
     ) -> None:
         self._bucket = bucket
         self._interval = interval
@@ -84,8 +87,8 @@ class Rereader:
         self._caught_up = caught_up
         self._relist = relist
         self._subjects = subjects
-        self.whole = subjects == bucket.all_subjects
-        """Whether the mirror holds all of the bucket."""
+        self._one_of_many = one_of_many
+        self._whole = subjects == bucket.all_subjects
         self._able = bucket.layout.history == 1
         self.lent = False
         """Whether managers make the consumers, for a user who may not ask about keys."""
@@ -95,17 +98,18 @@ class Rereader:
 
     def serves(self, mirror: Mirror) -> bool:
         """Whether a mirror of this size is held against its bucket here."""
-        if self.whole:
-            return self._able and len(mirror.known) >= LARGE
-        return self._able and not self.lent and len(mirror.known) <= FEW
+        if self._one_of_many:
+            return self._able and not self.lent and len(mirror.known) <= FEW
+        return self._able and self._whole and len(mirror.known) >= LARGE
 
     def plan(self) -> None:
-        """Everything is about to be listed: decide when it is to be listed again."""
+        """Everything is about to be compared: decide when it is to be compared again."""
         self._relist_after = random.SystemRandom().uniform(*RELIST_SPREAD) * self._interval
 
     def relist_due(self, mirror: Mirror) -> float:
         """When everything is to be listed, unless it was held against the bucket before."""
-        return mirror.listed_at + (1 + self.serves(mirror)) * self._relist_after
+        spare = self._relist_after if self._one_of_many else self._interval
+        return mirror.listed_at + self._relist_after + self.serves(mirror) * spare
 
     def wake(self) -> None:
         """The mirror is complete (again)."""
@@ -118,9 +122,10 @@ class Rereader:
                 await self._news.wait()
                 continue
             try:
-                await (self._read_through(mirror) if self.whole else self._ask_for_each(mirror))
-                self.passes += 1
-                mirror.reread(clock.now())
+                if await (self._ask_for_each(mirror) if self._one_of_many else self._read_through(mirror)):
+                    self.passes += 1
+                    mirror.reread(clock.now())
+                    self.plan()
             except Differs as error:
                 log.warning("the copy differs; everything is listed", bucket=self._bucket.name, key=str(error))
                 self._relist()
@@ -133,22 +138,25 @@ class Rereader:
                 log.debug("bucket not reread", bucket=self._bucket.name, reason=str(error))
                 await asyncio.sleep(self._interval / 30)
 
-    async def _ask_for_each(self, mirror: Mirror) -> None:
-        self.plan()
-        await asyncio.sleep(PACE * self._relist_after)
+    async def _ask_for_each(self, mirror: Mirror) -> bool:
+        """Returns whether that was done: it is not due before its time."""
+        if (left := mirror.listed_at + PACE * self._relist_after - clock.now()) > 0:
+            await asyncio.sleep(left)
+            return False  # it may have been listed meanwhile
         await self._check()
         found, generation, at = Rereading(mirror.known), mirror.generation, len(self._bucket.subject(""))
         names = {subject[at:] for subject in await self._bucket.subjects(self._subjects)} | mirror.known.keys()
-        # A key that is not UTF-8 is told in one way, delivered in another, and can be asked for in neither.
-        for name in (name for name in names if "\ufffd" not in name and "\\" not in name):
-            held = await self._bucket.revision_of(name)
-            if held != _revision(mirror, name):
+        for name in filter(_can_be_asked_for, names):
+            if await self._bucket.revision_of(name) != _revision(mirror, name):
                 found.suspects.add(name)
+            if len(found.suspects) > MOST_ASKED:
+                raise Uncertain(f"{len(found.suspects)} keys are not as they are known")
         if generation != mirror.generation or not mirror.is_live:
             raise Uncertain("the mirror does not follow at present")
         await self._judge(found, mirror)
+        return True
 
-    async def _read_through(self, mirror: Mirror) -> None:
+    async def _read_through(self, mirror: Mirror) -> bool:
         await self._check()
         began, generation = clock.now(), mirror.generation
         stream = await self._bucket.state()
@@ -166,7 +174,7 @@ class Rereader:
                     raise Uncertain("the mirror does not follow at present")
                 await self._judge(found, mirror)
                 if not more:
-                    return
+                    return True
                 plan = began + PACE * self._interval * min(taken / max(stream.keys, 1), 1.0)
                 await asyncio.sleep(max(plan - clock.now(), 0))
 
@@ -235,6 +243,11 @@ class Rereader:
         if len(found.suspects) > MOST_ASKED:
             raise Uncertain(f"{len(found.suspects)} keys were changed meanwhile")
         found.suspects.clear()
+
+
+def _can_be_asked_for(name: str) -> bool:
+    """A key that is not UTF-8 is told in one way and delivered in another; one with a wildcard stands for others."""
+    return "\ufffd" not in name and "\\" not in name and not {"*", ">"} & {*name.split(".")}
 
 
 def _revision(mirror: Mirror, name: str) -> int:

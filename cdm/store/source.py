@@ -69,12 +69,12 @@ class OwnSource:
     def __init__(self, bucket: Bucket, filtered: str) -> None:
         self._bucket = bucket
         self._filtered = filtered
-        self.patience: float | None = None
-        """As of `cdm.store.crowd.Crowd.patience`."""
+        self.patience = 1.0
+        """As of `cdm.store.crowd.Crowd`."""
 
     async def state(self) -> StreamState:
         """As `ConsumerSource.state`."""
-        return await self._bucket.state(self.patience)
+        return await self._bucket.state()
 
     async def subjects(self) -> set[str]:
         """As `ConsumerSource.subjects`."""

@@ -17,8 +17,9 @@ from functools import partial
 
 from cdm import clock
 from cdm.dispatch.messages import Message
-from cdm.errors import AccessDenied, BucketMissing, StoreError
+from cdm.errors import AccessDenied, BucketMissing, StoreError, Uncertain
 from cdm.log import Log
+from cdm.store.announcer import Announcer
 from cdm.store.backpressure import Backpressure
 from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
@@ -27,11 +28,11 @@ from cdm.store.crowd import Crowd
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Gap, Mirror, SetBack
-from cdm.store.progress import Lag, Phase, lag
+from cdm.store.progress import Lag, Phase, lag, phase_of
 from cdm.store.provider import Provider
 from cdm.store.rereader import Rereader
 from cdm.store.rereading import RELIST_INTERVAL
-from cdm.store.session import Behind, Listing, Live
+from cdm.store.session import Listing
 from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.tasks import together
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
@@ -91,42 +92,36 @@ class Watch:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
         self._looks = Looks(bucket, self._filter)
-        self._rereader = Rereader(bucket, self._filter, relist_interval, self.check, self.caught_up, self.relist)
+        self._heartbeats = heartbeats or Heartbeats()
+        asked, many = (self.check, self.caught_up, self.relist), self._heartbeats.of_each_node
+        self._rereader = Rereader(bucket, self._filter, relist_interval, *asked, one_of_many=many)
         self._mirror = Mirror(bucket.layout, emit, self._looks.wake)
         self._own = OwnSource(bucket, self._filter)
         self._lent = lent
         self._name_at = len(bucket.subject(""))
         self._on_live = on_live
-        self._on_reset = on_reset
+        self._on_reset = on_reset or (lambda _: None)
         self._provider = Provider(bucket.name, provide)
-        self._heartbeats = heartbeats or Heartbeats()
         self._heartbeat = self._heartbeats.clustered or HEARTBEAT
         """The present consumer's, or the last one's."""
         self._backpressure = backpressure
-        self._crowd = Crowd(random.SystemRandom().random)
+        self._crowd = Crowd(many, random.SystemRandom().random)
         self._was_interrupted = False
         self._flow_control = FlowControl(bucket.connection)
         self._consumer: Consumer | None = None
         self.epoch = time.time() - clock.now()
         """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
         self._barrier = Barrier(self._mirror, lambda: self._consumer, self._end)
-        self._told_live = False
+        self._announcer = Announcer(self._tell)
         self.resumes = self.listings = 0
         """How many consumers began behind the last message known, and how many with all that the bucket held."""
-        self._began = self._complete = float("-inf")
-        self._heard = float("-inf")
+        self._began = self._complete = self._heard = float("-inf")
         """When the server was last heard of, by whichever consumer."""
 
     @property
     def phase(self) -> Phase:
         """What the watch is doing."""
-        match self._mirror.phase:
-            case Behind():
-                return Phase.SEEKING
-            case Live():
-                return Phase.LIVE
-            case _:
-                return Phase.LISTING
+        return phase_of(self._mirror.phase)
 
     @property
     def reached(self) -> int:
@@ -151,7 +146,10 @@ class Watch:
         """
         self._began = clock.now()
         looks, reread = self._looks.run(self._mirror), self._rereader.run(self._mirror)
-        await together(self._flow_control.run(), looks, reread, self._follow())
+        try:
+            await together(self._flow_control.run(), looks, reread, self._follow())
+        finally:
+            self._announcer.trust()
 
     async def caught_up(self) -> None:
         """Wait until everything that the bucket holds at the time of the call has been emitted (read barrier).
@@ -210,17 +208,20 @@ class Watch:
                 continue
             except BucketMissing:
                 await self._provider.provide("it does not exist")
+                pause = self._crowd.refused()
             except StoreError as error:
                 if isinstance(error, AccessDenied) and not self.reached:
                     raise
                 self._miss(error)
-            await asyncio.sleep(self._crowd.failed())
+                lost = isinstance(error, Uncertain) and not self._was_interrupted
+                pause = self._crowd.unanswered() if lost else self._crowd.refused()
+            await asyncio.sleep(pause)
 
     def _miss(self, error: StoreError) -> None:
         """There is no consumer, and none could be made: after a while the mirror cannot be trusted."""
         log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
         if clock.now() >= self._overdue:
-            self._tell_live(False)
+            self._announcer.tell(False)
         elif not isinstance(error, AccessDenied):
             return
         # The error names the consumer, which is another one each time: the connection would log it each time.
@@ -232,12 +233,12 @@ class Watch:
         connection, crowd = self.bucket.connection, self._crowd
         while self._was_interrupted or not connection.is_up:
             self._was_interrupted = False
-            self._tell_live(False)
+            self._announcer.tell(False)
             await until_up(connection)
             await asyncio.sleep(crowd.back())
         source, stream = await first_of(self._own, self._lent)
         self._rereader.lent = source is not self._own
-        crowd.size = 0 if self._rereader.whole else stream.consumers  # those few are needed first
+        crowd.see(stream)
         self._own.patience = crowd.patience
         consumer = Consumer(self.bucket, self._filter, source, stream)
         if reason := self._mirror.other_stream(stream):
@@ -254,7 +255,7 @@ class Watch:
         try:
             drained = await consumer.create(after, self._heartbeat)
             self._heard = consumer.made
-            crowd.made()
+            self._announcer.trust()
             if drained:
                 await self._finish_if_complete(consumer)
             return await self._until_over(consumer)
@@ -263,6 +264,7 @@ class Watch:
             intake.close()
             self._complete = self._heard if self._mirror.is_live else self._complete
             self._mirror.leave()
+            self._announcer.doubt(self._overdue - clock.now())
             connection.unlisten(self._on_connection)
             await connection.unsubscribe(subscription)
             if clock.now() < self._overdue:  # else it is lost, and whoever could delete it may be too
@@ -270,9 +272,8 @@ class Watch:
 
     def _reset(self, reason: str) -> None:
         log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
-        self._tell_live(False)
-        if self._on_reset is not None:
-            self._on_reset(f"the stream of {self.bucket.name} {reason}")
+        self._announcer.tell(False)
+        self._on_reset(f"the stream of {self.bucket.name} {reason}")
 
     def _may_wait(self) -> bool:
         return self._backpressure is not None and self._mirror.is_live and self._backpressure.much()
@@ -293,7 +294,7 @@ class Watch:
         while not consumer.over.done():
             now, overdue, relist = clock.now(), self._overdue, self._rereader.relist_due(self._mirror)
             if now >= overdue:
-                self._tell_live(False)
+                self._announcer.tell(False)
                 return "the consumer is silent"
             if not self._mirror.is_live:
                 waited_for = (consumer.over,) if consumer.idle.done() else (consumer.over, consumer.idle)
@@ -327,7 +328,7 @@ class Watch:
             self._end(str(gap))
         else:
             self._barrier.progress()
-            self._tell_live(True)
+            self._announcer.tell(True)
             self._looks.wake()
             self._rereader.wake()
 
@@ -337,16 +338,15 @@ class Watch:
 
     def _on_connection(self, up: bool) -> None:
         self._was_interrupted = True
-        self._tell_live(False)
+        self._announcer.tell(False)
         self._end("the connection was interrupted")
 
-    def _tell_live(self, live: bool) -> None:
-        if live != self._told_live:
-            self._told_live = live
-            if live:
-                self._provider.mended()
-            if self._on_live is not None:
-                self._on_live(live)
+    def _tell(self, live: bool) -> None:
+        if live:
+            self._provider.mended()
+            self._crowd.well()
+        if self._on_live is not None:
+            self._on_live(live)
 
     def _on_message(self, consumer: Consumer, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         if consumer.over.done():

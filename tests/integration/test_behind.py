@@ -67,7 +67,7 @@ class Behind:
         finally:
             self._server.resume()
 
-    async def call(self, call: str, body: Any = None, patience: float | None = None) -> Any:
+    async def call(self, call: str, body: Any = None, patience: float = 1.0) -> Any:
         """Call the API; a consumer is made again until it is on that server. Nothing is delivered before."""
         if not call.startswith("CONSUMER.CREATE."):
             return await self._call(call, body, patience)

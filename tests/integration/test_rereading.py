@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from cdm.model.keys import SLICES
 from cdm.store import rereader
+from cdm.store.consumer import Heartbeats
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import watching
 from tests.harness.waiting import eventually
@@ -20,6 +21,8 @@ from tests.harness.wire import raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
+NODES_OWN: dict[str, Any] = {"keys": "n1.>", "heartbeats": Heartbeats(of_each_node=True)}
+"""What a node follows."""
 
 
 def slice_value(term: int = 1) -> dict[str, Any]:
@@ -120,8 +123,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_nodes_keys_are_asked_for_without_another_consumer(server: NatsServer) -> None:
     """In a cluster a consumer is work for all of its servers, and each node has one."""
     names = [f"n1.g/a/{number}" for number in range(8)]
-    async with raw(server) as user, watching(server, SLICES, keys="n1.>", relist_interval=900.0) as watched:
-        for name in (*names, "n1.out-of-order", "n1.back\\slash", "n2.g/a/1"):
+    async with (
+        raw(server) as user,
+        watching(server, SLICES, relist_interval=900.0, **NODES_OWN) as watched,
+    ):
+        for name in (*names, "n1.out-of-order", "n1.back\\slash", "n1.\x0b\xff", "n2.g/a/1"):
             await user.put("slices", name, slice_value())
         await watched.watch.caught_up()
         told, reread = len(watched.mirror.heard), watched.watch._rereader
@@ -146,7 +152,10 @@ async def test_a_nodes_keys_are_asked_for_without_another_consumer(server: NatsS
 @pytest.mark.parametrize("damage", ["missed put", "missed replacement", "missed delete", "vanished"])
 async def test_what_the_mirror_of_a_nodes_keys_missed_is_found_in_time(server: NatsServer, damage: str) -> None:
     names = [f"n1.g/a/{number}" for number in range(8)]
-    async with raw(server) as user, watching(server, SLICES, keys="n1.>", relist_interval=900.0) as watched:
+    async with (
+        raw(server) as user,
+        watching(server, SLICES, relist_interval=900.0, **NODES_OWN) as watched,
+    ):
         for name in (*names, "n2.g/a/1"):
             await user.put("slices", name, slice_value())
         await watched.watch.caught_up()
@@ -174,11 +183,12 @@ async def test_a_nodes_keys_are_listed_by_users_who_may_not_ask_for_them(tmp_pat
     async with (
         running_server(arguments=["-c", str(config)]) as server,
         raw(server) as other,
-        watching(server, SLICES, keys="n1.>", relist_interval=0.5) as watched,
+        watching(server, SLICES, relist_interval=0.5, **NODES_OWN) as watched,
     ):
         await other.put("slices", f"n1.{KEY}", slice_value())
         await watched.watch.caught_up()
         listings = watched.watch.listings
         await eventually(lambda: watched.watch.listings >= listings + 3, 30, "they are listed now and then")
         await watched.watch.caught_up()
+        assert not watched.watch._rereader.serves(watched.watch._mirror)
         assert [*watched.watch._mirror.known] == [f"n1.{KEY}"]

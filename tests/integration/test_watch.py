@@ -23,17 +23,19 @@ from cdm.dispatch.messages import (
     ValueRejected,
     ValueRemove,
 )
-from cdm.errors import StoreError
+from cdm.errors import StoreError, Uncertain
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, Layout, encode
-from cdm.store import crowd as crowd_module
+from cdm.model.node import HEARING_PACE
 from cdm.store import intake as intake_module
 from cdm.store import link as link_module
 from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.configuration import created
+from cdm.store.connection import REQUEST_TIMEOUT
 from cdm.store.watch import Heartbeats, Phase, Watch
+from cdm.store.wire import StreamState
 from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.store import Mirror, Watching, connected, watching
 from tests.harness.waiting import bounded, eventually
@@ -42,6 +44,7 @@ from tests.harness.wire import Raw, Rejection, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
+EACH = Heartbeats(of_each_node=True)
 
 
 def slice_value(term: int = 1, state: str = "LOAD") -> dict[str, Any]:
@@ -381,17 +384,20 @@ async def test_many_who_lost_the_connection_make_their_consumers_one_after_the_o
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But not those who follow a whole bucket, as managers do: they are few, and all others need them."""
-    monkeypatch.setattr(crowd_module, "PER_CONSUMER", 0.5)
     back: dict[Watch, float] = {}
     following: list[Watch] = []
     async with AsyncExitStack() as stack:
-        for keys in (">", *(f"n{number}.>" for number in range(4))):
-            watch = (await stack.enter_async_context(watching(server, SLICES, keys=keys))).watch
+        for number in range(4):
+            watch = (
+                await stack.enter_async_context(watching(server, SLICES, keys=f"n{number}.>", heartbeats=EACH))
+            ).watch
             await renewed(watch, "")
             following.append(watch)
-        assert [watch._crowd.size for watch in following] == [0, 1, 2, 3, 4], "those that were there before"
-        for watch in following:
-            monkeypatch.setattr(watch._crowd, "_random", lambda: 0.75)
+        assert (await watch.bucket.state()).consumers == len(following)
+        for number, watch in enumerate(following):
+            assert watch._crowd.span == 0, "this server is in no cluster"
+            watch._crowd.see(StreamState("", 0, 0.0, consumers=int(number / HEARING_PACE)))
+            monkeypatch.setattr(watch._crowd, "_random", lambda: 0.5)
             note = partial(back.__setitem__, watch)
             watch.bucket.connection.listen(lambda up, note=note: note(clock.now()) if up else None)  # type: ignore[misc]
         before = [*map(consumer_of, following)]
@@ -400,8 +406,54 @@ async def test_many_who_lost_the_connection_make_their_consumers_one_after_the_o
             await renewed(watch, name)
         waited = [watch._consumer.made - back[watch] for watch in following if watch._consumer]
         assert len(waited) == len(following)
-        for each, least in zip(waited, (0, 0.375, 0.75, 1.125, 1.5), strict=True):
+        for each, least in zip(waited, (0, 0.5, 1.0, 1.5), strict=True):
             assert each >= least
+
+
+@pytest.mark.usefixtures("quick_heartbeats")
+async def test_who_waits_for_a_consumer_for_long_is_told_that_the_mirror_may_be_behind(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many ask for theirs an answer may take longer than the silence after which a consumer counts as lost."""
+    async with raw(server) as user, watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(1.0, 1.0)) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        assert watched.mirror.live == [True]
+        create, may_go_on = watched.watch._own.create, anyio.Event()
+
+        async def late(*question: Any) -> Any:
+            await may_go_on.wait()
+            return await create(*question)
+
+        monkeypatch.setattr(watched.watch._own, "create", late)
+        watched.watch.relist()
+        await eventually(lambda: watched.mirror.live == [True, False], 30)
+        may_go_on.set()
+        await eventually(lambda: watched.mirror.live == [True, False, True], 30)
+
+
+async def test_questions_are_put_again_later_where_many_ask(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has more to do than it can drops some; and what is made for a question put twice is more to do."""
+    waited: list[float] = []
+
+    async def unanswered(call: str, body: object = None, timeout: float = 0.0) -> Any:
+        waited.append(timeout)
+        raise Uncertain("no answer in time")
+
+    async with watching(server, SLICES, keys="n1.>", heartbeats=EACH) as watched:
+        source, connection = watched.watch._own, watched.watch.bucket.connection
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "api", unanswered)
+            for patience in (1.0, 8.0):
+                source.patience = patience
+                with pytest.raises(Uncertain):
+                    await source.create("cdm-1", "inbox", None, 1.0)
+        usual, patient = waited[: len(waited) // 2], waited[len(waited) // 2 :]
+        assert len(usual) > 1
+        assert patient == [8 * timeout for timeout in usual]
+        assert sum(usual) == REQUEST_TIMEOUT
 
 
 async def test_updates_during_relists_are_told_once(server: NatsServer) -> None:

@@ -14,6 +14,7 @@ from cdm.manager.policy import Policy
 from cdm.manager.standing import CATCH_UP, Fleet, LiveNode, Standing, lingering, sort, standing_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Overrides
+from cdm.model.node import HEARING_PACE
 from cdm.model.slice import Kind, SliceState
 from tests.unit.support import S, group_of, n, put
 
@@ -74,6 +75,15 @@ def test_what_could_not_be_told_in_time_has_some_time_once_it_can(state: SliceSt
     leaves = state in (S.UNLOAD, S.UNLOADING)
     assert after(CATCH_UP - 1.0) is (Standing.LEAVING if leaves else Standing.LIVE)
     assert after(CATCH_UP) is (Standing.UNANSWERED if leaves else Standing.STUCK)
+
+
+def test_where_nodes_hear_one_after_the_other_all_have_the_time_for_that() -> None:
+    def silent_from(count: int) -> float:
+        nodes = {n(number): OPEN for number in range(count)}
+        return replace(fleet(OPEN), nodes=nodes, connected_since=NOW).silent_from(OPEN)
+
+    assert silent_from(100) == silent_from(1_000) == NOW + CATCH_UP
+    assert silent_from(10_000) == NOW + 2 * 10_000 * HEARING_PACE
 
 
 def test_what_failed_while_it_was_unloaded_is_told_apart() -> None:
