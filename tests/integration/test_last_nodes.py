@@ -105,7 +105,8 @@ async def test_nothing_is_placed_on_a_node_that_leaves(server: NatsServer, tmp_p
             if not alone:
                 await ground.settles(6)
             since = [record for record in await user.recorded() if record.sequence > before]
-            assert sum(record.gone and record.key.startswith("n1.") for record in since) == 6
+            # A leader that hears of the node's end before it took in the last of these removes some once more.
+            assert len({record.key for record in since if record.gone and record.key.startswith("n1.")}) == 6
             assert [record.key for record in since if record.key.startswith("n1.") and not record.gone] == []
             running.unharmed()
 
