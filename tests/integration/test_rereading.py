@@ -14,9 +14,9 @@ from cdm.model.keys import SLICES
 from cdm.store import rereader
 from cdm.store.consumer import Heartbeats
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
-from tests.harness.store import watching
+from tests.harness.store import Watching, watching
 from tests.harness.waiting import eventually
-from tests.harness.wire import raw
+from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -36,6 +36,24 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name, number in (("LARGE", 3), ("AT_ONCE", 3), ("PART", 5), ("TURN", 2), ("PACE", 0.0005)):
         monkeypatch.setattr(rereader, name, number)
+
+
+DAMAGES = ["missed put", "missed replacement", "missed delete", "vanished"]
+
+
+async def do(damage: str, watched: Watching, user: Raw, names: list[str], other: str) -> None:
+    """Have the mirror not know the fourth of the names as it is, or another name that is not there."""
+    known = watched.watch._mirror.known
+    match damage:
+        case "missed put":
+            del known[names[3]], watched.mirror.values[names[3]]
+        case "missed replacement":
+            known[names[3]] = replace(known[names[3]], revision=known[names[2]].revision)
+            watched.mirror.values[names[3]] = ("good", known[names[2]].revision)
+        case "missed delete":
+            known[other] = known[names[3]]
+        case _:
+            await user.api("STREAM.PURGE.KV_slices", {"filter": f"$KV.slices.{names[3]}"})
 
 
 @pytest.mark.usefixtures("large")
@@ -64,7 +82,7 @@ async def test_a_large_bucket_is_held_against_its_mirror_without_being_listed(se
 
 
 @pytest.mark.usefixtures("large")
-@pytest.mark.parametrize("damage", ["missed put", "missed replacement", "missed delete", "vanished"])
+@pytest.mark.parametrize("damage", DAMAGES)
 async def test_what_a_mirror_of_a_large_bucket_missed_is_found_in_time(server: NatsServer, damage: str) -> None:
     names = [f"n{number}.{KEY}" for number in range(8)]
     async with raw(server) as user, watching(server, SLICES, relist_interval=900.0) as watched:
@@ -74,16 +92,7 @@ async def test_what_a_mirror_of_a_large_bucket_missed_is_found_in_time(server: N
         watched.watch.relist()
         await watched.watch.caught_up()
         known, listings = watched.watch._mirror.known, watched.watch.listings
-        match damage:
-            case "missed put":
-                del known[names[3]], watched.mirror.values[names[3]]
-            case "missed replacement":
-                known[names[3]] = replace(known[names[3]], revision=known[names[2]].revision)
-                watched.mirror.values[names[3]] = ("good", known[names[2]].revision)
-            case "missed delete":
-                known["n8.g/a/1"] = known[names[3]]
-            case _:
-                await user.api("STREAM.PURGE.KV_slices", {"filter": f"$KV.slices.{names[3]}"})
+        await do(damage, watched, user, names, "n8.g/a/1")
         await eventually(lambda: watched.watch.listings > listings, 30, "everything is listed")
         await watched.watch.caught_up()
         assert {*known} == {*(await user.contents("slices"))}
@@ -149,7 +158,7 @@ async def test_a_nodes_keys_are_asked_for_without_another_consumer(server: NatsS
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("damage", ["missed put", "missed replacement", "missed delete", "vanished"])
+@pytest.mark.parametrize("damage", DAMAGES)
 async def test_what_the_mirror_of_a_nodes_keys_missed_is_found_in_time(server: NatsServer, damage: str) -> None:
     names = [f"n1.g/a/{number}" for number in range(8)]
     async with (
@@ -160,16 +169,7 @@ async def test_what_the_mirror_of_a_nodes_keys_missed_is_found_in_time(server: N
             await user.put("slices", name, slice_value())
         await watched.watch.caught_up()
         known, listings = watched.watch._mirror.known, watched.watch.listings
-        match damage:
-            case "missed put":
-                del known[names[3]], watched.mirror.values[names[3]]
-            case "missed replacement":
-                known[names[3]] = replace(known[names[3]], revision=known[names[2]].revision)
-                watched.mirror.values[names[3]] = ("good", known[names[2]].revision)
-            case "missed delete":
-                known["n1.g/b/1"] = known[names[3]]
-            case _:
-                await user.api("STREAM.PURGE.KV_slices", {"filter": f"$KV.slices.{names[3]}"})
+        await do(damage, watched, user, names, "n1.g/b/1")
         await eventually(lambda: watched.watch.listings > listings, 30, "everything is listed")
         await watched.watch.caught_up()
         assert {*known} == {name for name in await user.contents("slices") if name.startswith("n1.")}
