@@ -316,6 +316,7 @@ class Leadership:
         identity = Identity(self._election.node, self._election.incarnation)
         subject = self._connection.subject("cdm", "leader", term)
         self._voice = await Responder.start(self._connection, subject, identity, tells=lambda: self._beacon.burns)
+        self._voice.can_wait()
 
     async def _drop_voice(self) -> None:
         if self._voice is not None:

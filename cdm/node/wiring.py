@@ -19,9 +19,12 @@ from cdm.store.watch import Heartbeats, Watch
 
 _EACH_NODES = Heartbeats(QUIET, QUIET, of_each_node=True)
 """Of the consumers of agents."""
-_QUIET = dict.fromkeys(("blueprints", "status"), Heartbeats(alone=QUIET))
-"""Of those of managers whose buckets change seldom. Silence in ``nodes`` must not be taken for that of nodes, nor in
-``slices`` for that of the leader."""
+_OF_MANAGERS = {
+    **dict.fromkeys(("blueprints", "status"), Heartbeats(alone=QUIET)),  # they change seldom
+    "nodes": Heartbeats(can_wait=True),
+}
+"""Of those of managers, but for ``slices``, which hears of the leader. Silence in ``nodes`` must not be taken for that
+of nodes, nor in ``slices`` for the leader's."""
 
 
 class Composition(NamedTuple):
@@ -103,7 +106,7 @@ class Wiring:
             relist_interval=settings.relist_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
             lent=Lent(self.ground.connection, settings.node) if self.composition.borrows else None,
-            heartbeats=_QUIET.get(name) if keys == WHOLE else _EACH_NODES,
+            heartbeats=_OF_MANAGERS.get(name) if keys == WHOLE else _EACH_NODES,
         )
 
     async def _provide(self, bucket: Bucket) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
+from cdm.errors import AccessDenied
 from cdm.store.access import Address
+from cdm.store.gathering import Gathering
 from cdm.store.library import PERMISSIONS_ERR, PING_PROTO, Msg, Srv, Subscription, nats
 from cdm.store.parsing import MessageParser
 from cdm.store.sockets import untaken
@@ -31,38 +31,6 @@ AT_ONCE = 16 * 1024
 """Bytes that are written at once, at most."""
 SILENCE = 0.9
 """Part of the time between pings in which nothing was heard, after which one is sent: the last answer took a moment."""
-_REFUSED = (
-    nats.errors.BadHeaderError,
-    nats.errors.BadSubjectError,
-    nats.errors.BadSubscriptionError,
-    nats.errors.MaxPayloadError,
-)
-"""What the client refuses to send on any connection."""
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """The client's errors, raised in the ``with`` block, as cdm's.
-
-    Raises:
-        NoResponders: nobody listens on the subject.
-        Uncertain: no answer came in time.
-        AccessDenied: the server refused the credentials.
-        RequestRefused: the message could be sent on no connection.
-        Unreachable: anything else, which is the connection's.
-    """
-    try:
-        yield
-    except nats.errors.NoRespondersError:
-        raise NoResponders("nobody listens there") from None
-    except (nats.errors.TimeoutError, TimeoutError):
-        raise Uncertain("no answer in time") from None
-    except nats.errors.AuthorizationError as error:
-        raise AccessDenied(str(error)) from None
-    except _REFUSED as error:
-        raise RequestRefused(str(error)) from error
-    except (nats.errors.Error, OSError) as error:
-        raise Unreachable(str(error) or type(error).__name__) from error
 
 
 async def end_attempt(client: nats.aio.client.Client) -> None:
@@ -95,6 +63,9 @@ class Client(nats.aio.client.Client):
         super().__init__()
         self._ps = MessageParser(self)
         self._direct: dict[int, Deliver] = {}
+        self._unhurried: set[int] = set()
+        """Numbers of the subscriptions whose messages can wait for a moment."""
+        self._gathering = Gathering(asyncio.get_running_loop())
         self._answers = 0
         """Number of the subscription that answers come to."""
         self._written_at = float("-inf")
@@ -158,6 +129,7 @@ class Client(nats.aio.client.Client):
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._resp_map[token] = answer
         answer.add_done_callback(lambda _: self._resp_map.pop(token, None))
+        self._gathering.read_on()
         try:
             await self.publish(subject, payload, reply=inbox, headers=headers)
         except BaseException:
@@ -171,9 +143,18 @@ class Client(nats.aio.client.Client):
         self._direct[subscription._id] = deliver
         return subscription
 
+    def can_wait(self, subscription: Subscription) -> None:
+        """From now on messages of this direct subscription can wait for a moment (`cdm.store.gathering`)."""
+        self._unhurried.add(subscription._id)
+
+    def hurry(self) -> None:
+        """For a moment nothing can."""
+        self._gathering.hurry()
+
     async def end(self, subscription: Subscription) -> None:
         """Take a subscription back, of either kind."""
         self._direct.pop(subscription._id, None)
+        self._unhurried.discard(subscription._id)
         await subscription.unsubscribe()
 
     async def tell(self, error: Exception) -> None:
@@ -234,22 +215,32 @@ class Client(nats.aio.client.Client):
         self._pings_outstanding = 0
         self._heard_at = time.monotonic()
 
+    def taken(self, size: int) -> None:
+        """Note that so much of what it said is taken in, from the parser."""
+        if self._unhurried and not self._resp_map and not self._pongs:
+            # With TLS the line below: what is encrypted is gathered. A web socket has none.
+            writer = getattr(self._transport, "_bare_io_writer", None)
+            if writer is not None:
+                self._gathering.after(writer.transport, size)
+
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message from the parser."""
-        deliver = self._direct.get(sid)
         if sid == self._answers:
             # Upstream a queue and a task of its own are between an answer and whoever waits for it.
             token = subject[len(self._resp_sub_prefix or b"") :].decode("utf-8", "backslashreplace")
             if (waiting := self._resp_map.get(token)) is not None and not waiting.done():
                 found = await self._process_headers(headers) if headers else None
                 waiting.set_result(self._build_message(sid, subject, reply, payload, found))
-        elif deliver is None:
+            return
+        if sid not in self._unhurried:
+            self._gathering.urgent = True
+        if (deliver := self._direct.get(sid)) is None:
             await self._process_msg(sid, subject, reply, payload, headers or None)  # type: ignore[arg-type]
-        else:
-            try:
-                deliver(subject, reply, payload, headers)
-            except Exception as error:  # noqa: BLE001  # one message must not end the reading of all
-                await self.tell(error)
+            return
+        try:
+            deliver(subject, reply, payload, headers)
+        except Exception as error:  # noqa: BLE001  # one message must not end the reading of all
+            await self.tell(error)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -322,6 +313,7 @@ class Client(nats.aio.client.Client):
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         # Upstream a ping goes past what waits to be sent: `flush` after `subscribe` returns before the server knows.
+        self._gathering.read_on()
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         await self._send_command(PING_PROTO)
         await self._flush_pending()

@@ -24,12 +24,13 @@ from cdm.errors import (
 )
 from cdm.log import Log
 from cdm.store.access import API, Access
-from cdm.store.client import Deliver, translated
+from cdm.store.client import Deliver
 from cdm.store.jetstream import checked, problem_with_version
 from cdm.store.library import Msg, Subscription, nats
 from cdm.store.link import Link
 from cdm.store.phases import LinkUp
 from cdm.store.tasks import dismiss
+from cdm.store.translating import translated
 
 __all__ = ["Access", "Connection", "connect"]
 
@@ -281,6 +282,14 @@ class Connection(Link):
         """Hand each message over as it is read. ``deliver`` must not raise."""
         with translated():
             return await self._client.subscribe_directly(subject, deliver)
+
+    def can_wait(self, subscription: Subscription) -> None:
+        """From now on messages of a direct subscription can wait for a moment (`cdm.store.gathering`)."""
+        self._client.can_wait(subscription)
+
+    def hurry(self) -> None:
+        """For a moment nothing can: something is about to come that is waited for."""
+        self._client.hurry()
 
     def check_subscribed(self, subject: str) -> None:
         """Raise `AccessDenied` where the server refused the subscription; it tells before the next `flush` is over."""

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from cdm import clock
@@ -13,6 +14,8 @@ from cdm.errors import AccessDenied, StoreBusy, StoreError, Uncertain, Unreachab
 from cdm.log import Log
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.intake import Intake
+from cdm.store.library import Subscription
 from cdm.store.source import ConsumerSource
 from cdm.store.wire import StreamState
 
@@ -52,6 +55,9 @@ class Heartbeats(NamedTuple):
     of_each_node: bool = False
     """Whether every node has such a consumer: then they are not to be made all at once (`cdm.store.crowd`)."""
 
+    can_wait: bool = False
+    """Whether its deliveries may come a moment late, several at once (`cdm.store.gathering`)."""
+
     def of(self, stream: StreamState) -> float | None:
         """Those on a consumer of this stream."""
         return self.alone if stream.alone else self.clustered
@@ -78,6 +84,7 @@ class Consumer:
         "made",
         "name",
         "offset",
+        "on_complete",
         "over",
         "pending",
         "reached",
@@ -99,6 +106,8 @@ class Consumer:
         """How many messages it had yet to deliver when it delivered the last one, as the server says it."""
         self.waiting: Callable[[], int] = lambda: 0
         """How many of its deliveries are still to be taken in."""
+        self.on_complete: Callable[[], None] = lambda: None
+        """Called when all that there was is taken in, and from now on only what is new comes."""
         self.expected = 1
         """Number of its next delivery."""
         self.made = clock.now()
@@ -118,6 +127,20 @@ class Consumer:
         """Another one is to take its place."""
         if not self.over.done():
             self.over.set_result(reason)
+
+    async def listen(self, intake: Intake, *, can_wait: bool) -> Subscription:
+        """Have what it delivers put down there.
+
+        Args:
+            intake: where.
+            can_wait: as of `Heartbeats`, from when it is complete.
+        """
+        connection = self._bucket.connection
+        self.waiting = intake.length
+        subscription = await connection.subscribe_directly(self.inbox, intake.put)
+        if can_wait:
+            self.on_complete = partial(connection.can_wait, subscription)
+        return subscription
 
     async def create(self, after: int | None, heartbeat: float) -> bool:
         """Make it; returns whether there is nothing for it to deliver.

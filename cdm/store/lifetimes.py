@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from cdm.store.wire import TTL
 
@@ -28,7 +29,11 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 def ttl_of(headers: Mapping[str, str]) -> float | None:
     """A message's TTL in seconds, which the server takes in seconds or as ``1h30m``; None: it has none."""
-    text = headers.get(TTL, "")
+    return _seconds(headers.get(TTL, ""))
+
+
+@lru_cache(maxsize=64)  # heartbeats say the same again and again
+def _seconds(text: str) -> float | None:
     if text.isdecimal():
         return float(text)
     parts = re.findall(_DURATION, text)

@@ -14,11 +14,12 @@ from cdm import clock
 from cdm.errors import Unreachable
 from cdm.log import Lasting, Log, Ration
 from cdm.store.access import Access, credentials_of, without_secrets
-from cdm.store.client import Client, translated
+from cdm.store.client import Client
 from cdm.store.library import nats
 from cdm.store.permissions import Permissions
 from cdm.store.phases import Closed, Down, LinkPhase, LinkUp, Opening
 from cdm.store.tasks import ended, finish
+from cdm.store.translating import translated
 from cdm.store.trust import tls_of
 
 log = Log("cdm.nats")

@@ -15,6 +15,9 @@ class Receiving(Protocol):
     def heard(self) -> None:
         """Something was read, be it a part of a message."""
 
+    def taken(self, size: int) -> None:
+        """So many bytes that were read are taken in."""
+
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message of this subscription."""
 
@@ -56,6 +59,7 @@ class MessageParser(Parser):
         except Exception as error:
             await self._client.tell(error)
             raise ProtocolError from error
+        self._client.taken(len(data))
 
     async def _parse(self, data: bytes) -> None:
         self.buf.extend(data)

@@ -74,6 +74,10 @@ class Responder:
         subscribe = partial(connection.subscribe_directly, subject, respond)
         return cls(connection, await subscribed(connection, subject, subscribe))
 
+    def can_wait(self) -> None:
+        """Whoever asks can wait for a moment (`cdm.store.gathering`)."""
+        self._connection.can_wait(self._subscription)
+
     async def stop(self) -> None:
         """Answer no more; never raises."""
         await self._connection.unsubscribe(self._subscription)

@@ -161,6 +161,7 @@ class Watch:
         while True:
             generation = self._mirror.generation
             _, target = await first_of(self._own, self._lent)
+            self.bucket.connection.hurry()
             if await self._barrier.reach(generation, target) and not self._purged(target):
                 return
 
@@ -203,8 +204,7 @@ class Watch:
     async def _follow(self) -> None:
         while True:
             try:
-                reason = await self._run_session()
-                log.debug("watch renewed", bucket=self.bucket.name, reason=reason)
+                log.debug("watch renewed", bucket=self.bucket.name, reason=await self._run_session())
                 continue
             except BucketMissing:
                 await self._provider.provide("it does not exist")
@@ -250,8 +250,7 @@ class Watch:
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._may_wait)
-        consumer.waiting = intake.length
-        subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
+        subscription = await consumer.listen(intake, can_wait=self._heartbeats.can_wait)
         try:
             drained = await consumer.create(after, self._heartbeat)
             self._heard = consumer.made
@@ -317,11 +316,11 @@ class Watch:
         """It has nothing more to deliver: that is all that there is, or the server that it is on is behind."""
         if await consumer.complete(consumer.stream, listing=isinstance(self._mirror.phase, Listing)):
             if not self._mirror.is_live and not consumer.over.done():
-                self._finish()
+                self._finish(consumer)
         elif clock.now() >= consumer.made + BEHIND_PATIENCE:
             consumer.end("its server is behind the stream's leader")
 
-    def _finish(self) -> None:
+    def _finish(self, consumer: Consumer) -> None:
         try:
             self._mirror.finish(clock.now())
         except Gap as gap:
@@ -329,6 +328,7 @@ class Watch:
         else:
             self._barrier.progress()
             self._announcer.tell(True)
+            consumer.on_complete()
             self._looks.wake()
             self._rereader.wake()
 
@@ -386,7 +386,7 @@ class Watch:
         if pending == b"0":  # nothing waits behind it, so it was stored just now
             if not self._mirror.is_live:
                 if consumer.surely_complete(consumer.stream):
-                    self._finish()
+                    self._finish(consumer)
                 elif not consumer.idle.done():
                     consumer.idle.set_result(None)
             elif abs(at - now) > DRIFT and now > consumer.made + DRIFT_INTERVAL:

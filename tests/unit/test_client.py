@@ -14,8 +14,9 @@ from nats.errors import BadSubjectError, ConnectionClosedError, Error, MaxPayloa
 
 import cdm
 from cdm.errors import NoResponders, RequestRefused, StoreError, Uncertain, Unreachable
-from cdm.store.client import Client, translated
+from cdm.store.client import Client
 from cdm.store.parsing import MessageParser
+from cdm.store.translating import translated
 
 pytestmark = pytest.mark.anyio
 
@@ -44,9 +45,13 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.reads = 0
+        self.sizes: list[int] = []
 
     def heard(self) -> None:
         self.reads += 1
+
+    def taken(self, size: int) -> None:
+        self.sizes.append(size)
 
     async def take(self, *message: Any) -> None:
         self.told.append(Taken(*message))
@@ -146,7 +151,7 @@ async def test_a_header_of_a_stored_message_is_no_answer_of_the_server(block: by
     assert await Client(lambda kind, subject: None)._process_headers(block) == {"Nats-Sequence": "7"}
 
 
-def test_the_client_uses_it() -> None:
+async def test_the_client_uses_it() -> None:
     assert isinstance(Client(lambda kind, subject: None)._ps, MessageParser)
 
 
