@@ -13,7 +13,7 @@ from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncer
 from cdm.log import Log
 from cdm.node.part import QUIET, Ground
 from cdm.store.descriptions import Descriptions
-from cdm.store.watch import Heartbeats, Watch
+from cdm.store.watch import Hearing, Watch
 
 log = Log("cdm.node")
 
@@ -86,7 +86,7 @@ class ContentsWatch:
             on_live=self._on_live,
             provide=self._provide,
             relist_interval=self._ground.settings.relist_interval,
-            heartbeats=Heartbeats(alone=QUIET),
+            hearing=Hearing(alone=QUIET),
         )
 
     async def _provide(self) -> None:

@@ -15,13 +15,13 @@ from cdm.node.settings import NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.lending import Lent
-from cdm.store.watch import Heartbeats, Watch
+from cdm.store.watch import Hearing, Watch
 
-_EACH_NODES = Heartbeats(QUIET, QUIET, of_each_node=True)
+_EACH_NODES = Hearing(QUIET, QUIET, of_each_node=True)
 """Of the consumers of agents."""
 _OF_MANAGERS = {
-    **dict.fromkeys(("blueprints", "status"), Heartbeats(alone=QUIET)),  # they change seldom
-    "nodes": Heartbeats(can_wait=True),
+    **dict.fromkeys(("blueprints", "status"), Hearing(alone=QUIET)),  # they change seldom
+    "nodes": Hearing(can_wait=True),
 }
 """Of those of managers, but for ``slices``, which hears of the leader. Silence in ``nodes`` must not be taken for that
 of nodes, nor in ``slices`` for the leader's."""
@@ -106,7 +106,7 @@ class Wiring:
             relist_interval=settings.relist_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
             lent=Lent(self.ground.connection, settings.node) if self.composition.borrows else None,
-            heartbeats=_OF_MANAGERS.get(name) if keys == WHOLE else _EACH_NODES,
+            hearing=_OF_MANAGERS.get(name) if keys == WHOLE else _EACH_NODES,
         )
 
     async def _provide(self, bucket: Bucket) -> None:

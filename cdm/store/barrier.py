@@ -21,12 +21,20 @@ class Barrier:
         mirror: what it has emitted.
         consumer: its consumer; None where there is none.
         end: ends the session, for a reason.
+        hurry: called whenever deliveries are waited for.
     """
 
-    def __init__(self, mirror: Mirror, consumer: Callable[[], Consumer | None], end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        consumer: Callable[[], Consumer | None],
+        end: Callable[[str], None],
+        hurry: Callable[[], None],
+    ) -> None:
         self._mirror = mirror
         self._consumer = consumer
         self._end = end
+        self._hurry = hurry
         self._progress: asyncio.Event | None = None
 
     @property
@@ -54,6 +62,7 @@ class Barrier:
                 return True
             if not same and mirror.is_live:
                 self._end("the stream was created anew")
+            self._hurry()
             self._progress = self._progress or asyncio.Event()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):

@@ -144,7 +144,7 @@ class Client(nats.aio.client.Client):
         return subscription
 
     def can_wait(self, subscription: Subscription) -> None:
-        """From now on messages of this direct subscription can wait for a moment (`cdm.store.gathering`)."""
+        """From now on messages of this direct subscription can wait; see `cdm.store.gathering`."""
         self._unhurried.add(subscription._id)
 
     def hurry(self) -> None:
@@ -216,7 +216,7 @@ class Client(nats.aio.client.Client):
         self._heard_at = time.monotonic()
 
     def taken(self, size: int) -> None:
-        """Note that so much of what it said is taken in, from the parser."""
+        """Note that so much was read, and no part of a message is left, from the parser."""
         if self._unhurried and not self._resp_map and not self._pongs:
             # With TLS the line below: what is encrypted is gathered. A web socket has none.
             writer = getattr(self._transport, "_bare_io_writer", None)
@@ -319,6 +319,7 @@ class Client(nats.aio.client.Client):
         await self._flush_pending()
 
     async def _process_pong(self) -> None:
+        self._gathering.urgent = True  # what came of what was sent before it is not far behind
         # Upstream a pong that nobody waits for any more ends the reading for good, as issue 624 told of the flusher.
         if self._pongs and self._pongs[0].done():
             del self._pongs[0]
@@ -331,6 +332,7 @@ class Client(nats.aio.client.Client):
     async def close(self) -> None:
         """Close the connection for good, whatever it is doing."""
         await end_attempt(self)
+        self._gathering.read_on()  # with TLS both sides say good-bye
         await super().close()
 
     @staticmethod

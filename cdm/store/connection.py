@@ -284,7 +284,10 @@ class Connection(Link):
             return await self._client.subscribe_directly(subject, deliver)
 
     def can_wait(self, subscription: Subscription) -> None:
-        """From now on messages of a direct subscription can wait for a moment (`cdm.store.gathering`)."""
+        """From now on messages of a direct subscription can wait for a moment, and whatever comes then waits with them.
+
+        See `cdm.store.gathering`.
+        """
         self._client.can_wait(subscription)
 
     def hurry(self) -> None:

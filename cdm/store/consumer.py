@@ -42,23 +42,23 @@ async def until_up(connection: Connection) -> None:
         connection.unlisten(listener)
 
 
-class Heartbeats(NamedTuple):
-    """Seconds between the server's heartbeats on a silent consumer; None: as many as usual.
+class Hearing(NamedTuple):
+    """How a watch hears by its consumer.
 
-    The loss of a consumer that nothing else shows is found so much later.
+    Of heartbeats: seconds between those that the server sends on a silent consumer; None: as many as usual. The loss of
+    a consumer that nothing else shows is found so much later.
     """
 
     clustered: float | None = None
-    """Where the server that has the consumer may end, and the connection stay: in a cluster, and behind a leaf node."""
+    """Heartbeats where its server may end, and the connection stay: in a cluster, and behind a leaf node."""
     alone: float | None = None
-    """Where that server is in no cluster, and is connected to: then one is hardly ever lost without the connection."""
+    """Heartbeats where that server is in no cluster, and is connected to: then both are lost together."""
     of_each_node: bool = False
     """Whether every node has such a consumer: then they are not to be made all at once (`cdm.store.crowd`)."""
-
     can_wait: bool = False
-    """Whether its deliveries may come a moment late, several at once (`cdm.store.gathering`)."""
+    """Whether its deliveries may come a moment late, several at once (`cdm.store.gathering`), once all is known."""
 
-    def of(self, stream: StreamState) -> float | None:
+    def heartbeats(self, stream: StreamState) -> float | None:
         """Those on a consumer of this stream."""
         return self.alone if stream.alone else self.clustered
 
@@ -133,7 +133,7 @@ class Consumer:
 
         Args:
             intake: where.
-            can_wait: as of `Heartbeats`, from when it is complete.
+            can_wait: as of `Hearing`, from when it is complete.
         """
         connection = self._bucket.connection
         self.waiting = intake.length

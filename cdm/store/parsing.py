@@ -16,7 +16,7 @@ class Receiving(Protocol):
         """Something was read, be it a part of a message."""
 
     def taken(self, size: int) -> None:
-        """So many bytes that were read are taken in."""
+        """So many bytes were read, and no part of a message is left."""
 
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message of this subscription."""
@@ -59,7 +59,8 @@ class MessageParser(Parser):
         except Exception as error:
             await self._client.tell(error)
             raise ProtocolError from error
-        self._client.taken(len(data))
+        if not self.buf:
+            self._client.taken(len(data))
 
     async def _parse(self, data: bytes) -> None:
         self.buf.extend(data)

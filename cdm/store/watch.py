@@ -23,7 +23,7 @@ from cdm.store.announcer import Announcer
 from cdm.store.backpressure import Backpressure
 from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
-from cdm.store.consumer import Consumer, Heartbeats, until_up
+from cdm.store.consumer import Consumer, Hearing, until_up
 from cdm.store.crowd import Crowd
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
@@ -37,7 +37,7 @@ from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.tasks import together
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
-__all__ = ["Heartbeats", "Phase", "Watch"]
+__all__ = ["Hearing", "Phase", "Watch"]
 
 log = Log("cdm.watch")
 
@@ -72,7 +72,7 @@ class Watch:
         relist_interval: seconds between two full comparisons with the bucket, on average.
         backpressure: holds updates back while a leader's commands are being written.
         lent: managers that make the consumer where this user may make none; None: there is no other way.
-        heartbeats: how often the server is heard of on a silent consumer; None: every `HEARTBEAT` seconds.
+        hearing: how it hears by its consumer; None: as most do.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Watch:
         relist_interval: float = RELIST_INTERVAL,
         backpressure: Backpressure | None = None,
         lent: ConsumerSource | None = None,
-        heartbeats: Heartbeats | None = None,
+        hearing: Hearing | None = None,
     ) -> None:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
         self._looks = Looks(bucket, self._filter)
-        self._heartbeats = heartbeats or Heartbeats()
-        asked, many = (self.check, self.caught_up, self.relist), self._heartbeats.of_each_node
+        self._hearing = hearing or Hearing()
+        asked, many = (self.check, self.caught_up, self.relist), self._hearing.of_each_node
         self._rereader = Rereader(bucket, self._filter, relist_interval, *asked, one_of_many=many)
         self._mirror = Mirror(bucket.layout, emit, self._looks.wake)
         self._own = OwnSource(bucket, self._filter)
@@ -102,7 +102,7 @@ class Watch:
         self._on_live = on_live
         self._on_reset = on_reset or (lambda _: None)
         self._provider = Provider(bucket.name, provide)
-        self._heartbeat = self._heartbeats.clustered or HEARTBEAT
+        self._heartbeat = self._hearing.clustered or HEARTBEAT
         """The present consumer's, or the last one's."""
         self._backpressure = backpressure
         self._crowd = Crowd(many, random.SystemRandom().random)
@@ -111,7 +111,7 @@ class Watch:
         self._consumer: Consumer | None = None
         self.epoch = time.time() - clock.now()
         """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
-        self._barrier = Barrier(self._mirror, lambda: self._consumer, self._end)
+        self._barrier = Barrier(self._mirror, lambda: self._consumer, self._end, bucket.connection.hurry)
         self._announcer = Announcer(self._tell)
         self.resumes = self.listings = 0
         """How many consumers began behind the last message known, and how many with all that the bucket held."""
@@ -161,7 +161,6 @@ class Watch:
         while True:
             generation = self._mirror.generation
             _, target = await first_of(self._own, self._lent)
-            self.bucket.connection.hurry()
             if await self._barrier.reach(generation, target) and not self._purged(target):
                 return
 
@@ -246,11 +245,11 @@ class Watch:
         if stream.lacks:
             await self._provider.provide(f"it lacks {stream.lacks}")
         after = self._begin(stream)
-        self._heartbeat = self._heartbeats.of(stream) or HEARTBEAT
+        self._heartbeat = self._hearing.heartbeats(stream) or HEARTBEAT
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._may_wait)
-        subscription = await consumer.listen(intake, can_wait=self._heartbeats.can_wait)
+        subscription = await consumer.listen(intake, can_wait=self._hearing.can_wait)
         try:
             drained = await consumer.create(after, self._heartbeat)
             self._heard = consumer.made

@@ -14,9 +14,12 @@ from typing import Any
 import anyio
 import pytest
 
+from cdm.model.keys import NODES
 from cdm.model.node import Role
+from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.gathering import GAP
+from cdm.store.watch import Hearing, Phase, Watch
 from tests.harness.nodes import nodes_on
 from tests.harness.secure import Certificates
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
@@ -27,6 +30,7 @@ from tests.harness.wire import Raw, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 ONE = "g/one/1"
+CAN_WAIT = Hearing(can_wait=True)
 OFTEN = GAP / 5
 """Seconds between two messages."""
 
@@ -110,6 +114,9 @@ async def test_an_answer_is_read_although_what_can_wait_is_gathered(server: Nats
                 await answer
             await news.gather()
             flushed = asyncio.ensure_future(hears.flush())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert not news.gathers()
             with bounded():
                 await flushed
             await news.gather()
@@ -127,7 +134,8 @@ async def test_what_cannot_wait_ends_it_for_as_long_as_it_comes(server: NatsServ
         async with connected(server) as says:
             for number in range(50):
                 await says.publish("urgent", b"%d" % number)
-                await eventually(partial(heard.__contains__, b"%d" % number))
+                await eventually(partial(heard.__contains__, b"%d" % number), pause=0)
+                assert not news.gathers()
         await news.gather()
         await news.all_heard()
 
@@ -172,9 +180,46 @@ async def test_managers_gather_the_heartbeats_of_many_nodes_and_agents_wait_for_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(beat)
             await eventually(lambda: seen.keys() >= {"m1", "m2"})
+            # What each heard of nodes can wait, and who asks whether the leader lives.
+            of_client = {each.settings.node: each.node.connection._client._unhurried for each in running}
+            assert {name: len(found) for name, found in of_client.items()} == {
+                "m1": 1 + (leader.settings.node == "m1"),
+                "m2": 1 + (leader.settings.node == "m2"),
+                "a": 0,
+            }
             known = leader.managing.topology
             await eventually(lambda: len([*known.registrations]) == 40 + 3)
             await user.put("blueprints", ONE, 80)
             await eventually(lambda: loaded(user, 80))
             beating = False
         assert "a" not in seen
+
+
+async def test_a_mirror_can_wait_once_it_is_complete_and_not_where_somebody_waits_for_it(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        bucket = Bucket(connection, NODES)
+        await bucket.ensure(create=True)
+        for number in range(3):
+            await user.put("nodes", f"x{number}", {"capacity": 2})
+        could_wait: list[bool] = []
+        watch = Watch(bucket, lambda _: could_wait.append(bool(connection._client._unhurried)), hearing=CAN_WAIT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run)
+            await eventually(lambda: watch.phase is Phase.LIVE)
+            assert could_wait == [False] * 3
+            hurried = 0
+
+            def hurry() -> None:
+                nonlocal hurried
+                hurried += 1
+
+            connection.hurry = watch._barrier._hurry = hurry
+
+            async def waited_for() -> bool:
+                await user.client.publish("$KV.nodes.x1", b'{"capacity":3}')
+                await watch.caught_up()
+                return hurried > 0
+
+            await eventually(waited_for)
+            assert could_wait[-1]
+            tasks.cancel_scope.cancel()

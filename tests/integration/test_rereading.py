@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cdm.model.keys import SLICES
 from cdm.store import rereader
-from cdm.store.consumer import Heartbeats
+from cdm.store.consumer import Hearing
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import Watching, watching
 from tests.harness.waiting import eventually
@@ -21,7 +21,7 @@ from tests.harness.wire import Raw, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
-NODES_OWN: dict[str, Any] = {"keys": "n1.>", "heartbeats": Heartbeats(of_each_node=True)}
+NODES_OWN: dict[str, Any] = {"keys": "n1.>", "hearing": Hearing(of_each_node=True)}
 """What a node follows."""
 
 

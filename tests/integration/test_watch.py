@@ -34,7 +34,7 @@ from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.configuration import created
 from cdm.store.connection import REQUEST_TIMEOUT
-from cdm.store.watch import Heartbeats, Phase, Watch
+from cdm.store.watch import Hearing, Phase, Watch
 from cdm.store.wire import StreamState
 from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.store import Mirror, Watching, connected, watching
@@ -44,7 +44,7 @@ from tests.harness.wire import Raw, Rejection, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
-EACH = Heartbeats(of_each_node=True)
+EACH = Hearing(of_each_node=True)
 
 
 def slice_value(term: int = 1, state: str = "LOAD") -> dict[str, Any]:
@@ -266,8 +266,8 @@ async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at
 ) -> None:
     async with (
         raw(server) as user,
-        watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(1.0, 1.0)) as soon,
-        watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(600.0, 600.0)) as late,
+        watching(server, SLICES, keys="n1.>", hearing=Hearing(1.0, 1.0)) as soon,
+        watching(server, SLICES, keys="n1.>", hearing=Hearing(600.0, 600.0)) as late,
     ):
         for each in (soon, late):
             await each.watch.caught_up()
@@ -281,13 +281,13 @@ async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at
 
 
 async def test_heartbeats_may_be_rare_where_a_consumer_is_lost_with_the_connection_only(server: NatsServer) -> None:
-    heartbeats = Heartbeats(clustered=4.0, alone=9.0)
-    async with raw(server) as user, watching(server, SLICES, heartbeats=heartbeats) as watched:
+    hearing = Hearing(clustered=4.0, alone=9.0)
+    async with raw(server) as user, watching(server, SLICES, hearing=hearing) as watched:
         assert await _heartbeat(user, watched.watch) == 9.0
     async with (
         running_cluster() as servers,
         raw(servers) as user,
-        watching(servers[0], SLICES, heartbeats=heartbeats) as watched,
+        watching(servers[0], SLICES, hearing=hearing) as watched,
     ):
         assert await _heartbeat(user, watched.watch) == 4.0
 
@@ -388,9 +388,7 @@ async def test_many_who_lost_the_connection_make_their_consumers_one_after_the_o
     following: list[Watch] = []
     async with AsyncExitStack() as stack:
         for number in range(4):
-            watch = (
-                await stack.enter_async_context(watching(server, SLICES, keys=f"n{number}.>", heartbeats=EACH))
-            ).watch
+            watch = (await stack.enter_async_context(watching(server, SLICES, keys=f"n{number}.>", hearing=EACH))).watch
             await renewed(watch, "")
             following.append(watch)
         assert (await watch.bucket.state()).consumers == len(following)
@@ -415,7 +413,7 @@ async def test_who_waits_for_a_consumer_for_long_is_told_that_the_mirror_may_be_
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where many ask for theirs an answer may take longer than the silence after which a consumer counts as lost."""
-    async with raw(server) as user, watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(1.0, 1.0)) as watched:
+    async with raw(server) as user, watching(server, SLICES, keys="n1.>", hearing=Hearing(1.0, 1.0)) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
         await watched.watch.caught_up()
         assert watched.mirror.live == [True]
@@ -442,7 +440,7 @@ async def test_questions_are_put_again_later_where_many_ask(
         waited.append(timeout)
         raise Uncertain("no answer in time")
 
-    async with watching(server, SLICES, keys="n1.>", heartbeats=EACH) as watched:
+    async with watching(server, SLICES, keys="n1.>", hearing=EACH) as watched:
         source, connection = watched.watch._own, watched.watch.bucket.connection
         with monkeypatch.context() as patch:
             patch.setattr(connection, "api", unanswered)
@@ -840,7 +838,7 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     backpressure, count = Backpressure(), 20_000
     async with (
         raw(server) as user,
-        watching(server, STATUS, backpressure=backpressure, heartbeats=Heartbeats(600.0, 600.0)) as watched,
+        watching(server, STATUS, backpressure=backpressure, hearing=Hearing(600.0, 600.0)) as watched,
     ):
         # Heartbeats are held with the rest.
         backpressure.much = lambda: True

@@ -45,13 +45,14 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.reads = 0
-        self.sizes: list[int] = []
+        self.whole: list[int] = []
+        """How much was read each time that no part of a message was left."""
 
     def heard(self) -> None:
         self.reads += 1
 
     def taken(self, size: int) -> None:
-        self.sizes.append(size)
+        self.whole.append(size)
 
     async def take(self, *message: Any) -> None:
         self.told.append(Taken(*message))
@@ -181,3 +182,11 @@ def test_what_no_connection_would_send_is_no_matter_of_the_connection(
     with pytest.raises(StoreError) as told, translated():
         raise theirs
     assert type(told.value) is ours
+
+
+async def test_the_client_is_told_when_no_part_of_a_message_is_left() -> None:
+    listener = Listener()
+    parser = MessageParser(listener)
+    for piece in (b"MSG a 1 2\r\nhi\r\nMSG a", b" 1 2\r\nh", b"i\r\n", b"PING\r\n"):
+        await parser.parse(piece)
+    assert listener.whole == [3, 6]
