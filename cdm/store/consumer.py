@@ -52,7 +52,7 @@ class Hearing(NamedTuple):
     clustered: float | None = None
     """Heartbeats where its server may end, and the connection stay: in a cluster, and behind a leaf node."""
     alone: float | None = None
-    """Heartbeats where that server is in no cluster, and is connected to: then both are lost together."""
+    """Heartbeats where that server is in no cluster, and is connected to: seldom lost without the connection."""
     of_each_node: bool = False
     """Whether every node has such a consumer: then they are not to be made all at once (`cdm.store.crowd`)."""
     can_wait: bool = False

@@ -1,9 +1,9 @@
 """Reads what can wait for a moment together with what comes after it, instead of each message for itself.
 
-To be woken takes a process some tenths of a millisecond, far longer than to take a message in. The heartbeats of a
-thousand nodes come to each manager 300 times a second, and one by one where one server hands them on to another. Where
-they are all that comes they are read fifty times a second. What cannot wait comes on the same connection: the first of
-it waits, too, and what follows is read at once for as long as it comes. Answers that are waited for never wait.
+To be woken takes a process some tenths of a millisecond, longer than to take a message in. The heartbeats of a
+thousand nodes come to each manager 300 times a second, nearly each for itself. Where they are all that comes they are
+read fifty times a second. What cannot wait comes on the same connection: the first of it waits, too, and what follows
+is read at once for as long as it comes. Answers that are waited for never wait.
 """
 
 from __future__ import annotations
